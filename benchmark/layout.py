@@ -61,6 +61,10 @@ class VideoLayout:
         token = torch.arange(self.video, device=device)
         return token // self.frame_tokens, token // self.width % self.height, token % self.width
 
+    def token_major(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """The order that puts all frames of position 0 first, then all of position 1, ...: int64 (video,)."""
+        return torch.arange(self.video, device=device).reshape(self.frames, self.frame_tokens).T.flatten()
+
     def __str__(self) -> str:
         text = f" + {self.text} text" if self.text else ""
         return f"{self.frames}x{self.height}x{self.width}{text}"

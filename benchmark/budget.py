@@ -1,0 +1,81 @@
+"""Solving a method's knob for a budget: the density that its mask shall have."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from benchmark.layout import VideoLayout
+from benchmark.method import Method
+
+
+def at_budget(method: Method, layout: VideoLayout, block: int, budget: float, heads: int = 1) -> Method:
+    """The setting of a method whose density is nearest to a budget.
+
+    The method's ``settings`` are searched, if it lists any; else its budget knob, in which density must not fall. Of
+    two settings equally near, the sparser one is taken.
+
+    Args:
+        budget: executed query-key pairs over those of dense attention, in (0, 1].
+
+    Returns:
+        The method, other knobs unchanged. A method that always attends densely, or has no density to set, comes back
+        as it is: the table shows its own density.
+
+    Raises:
+        ValueError: the budget is not in (0, 1], or farther from the method's reach than a tenth of itself (the range
+            that it reaches is given).
+    """
+    if not 0 < budget <= 1:
+        raise ValueError(f"budget={budget}: a density above 0 and at most 1 is needed")
+    if not has_budget(method, layout, block):
+        return method
+    candidates = list(method.settings(layout, block))
+    if candidates:
+        densities = [candidate.density(layout, block, heads) for candidate in candidates]
+        best = min(range(len(candidates)), key=lambda n: (round(abs(densities[n] - budget), 9), n))
+        found, lowest, highest = candidates[best], min(densities), max(densities)
+        reached = densities[best]
+    else:
+        found, reached, lowest, highest = _solve_knob(method, layout, block, budget, heads)
+    if abs(reached - budget) > 0.1 * budget + 1e-9 and not lowest <= budget <= highest:
+        raise ValueError(
+            f"budget={budget}: {method.name()} on {layout} with blocks of {block} reaches densities "
+            f"from {lowest:.4f} to {highest:.4f}"
+        )
+    return found
+
+
+def has_budget(method: Method, layout: VideoLayout, block: int) -> bool:
+    """Whether a method's density can be set at all."""
+    return method.density_knob() is not None or next(iter(method.settings(layout, block)), None) is not None
+
+
+def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, heads: int):
+    """Bisection on the budget knob: the method, its density, and the range of densities within reach."""
+    name = method.density_knob()
+    field = next(field for field in fields(method) if field.name == name)
+    whole = isinstance(field.default, int)
+    low = field.metadata["low"]
+    high = field.metadata["high"]
+    if high is None:
+        high = layout.frames  # widths and runs of frames: that many frames are the whole video
+
+    tried: dict[float, tuple[float, Method]] = {}
+
+    def density(value: float) -> float:
+        if value not in tried:
+            setting = replace(method, **{name: value})
+            tried[value] = (setting.density(layout, block, heads), setting)
+        return tried[value][0]
+
+    lowest, highest = density(low), density(high)
+    steps = 0
+    while steps < 40 and (high - low > 1 if whole else high - low > 1e-6 * max(abs(high), 1e-3)):
+        middle = (low + high) // 2 if whole else (low + high) / 2
+        if density(middle) < budget:
+            low = middle
+        else:
+            high = middle
+        steps += 1
+    value = min(tried, key=lambda v: (round(abs(tried[v][0] - budget), 9), tried[v][0], v))
+    return tried[value][1], tried[value][0], lowest, highest

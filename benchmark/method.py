@@ -1,0 +1,221 @@
+"""What a sparse-attention method is: the one thing a file in ``methods/`` defines.
+
+A method is a frozen dataclass whose fields are its knobs. It overrides what it changes and inherits the rest from dense
+attention:
+
+- the pattern: ``block_mask`` (planned from the layout), or ``pattern_for`` (decided from the queries and keys), perhaps
+  after a permutation of the video tokens (``order``);
+- the operator: ``attend``;
+- the positions: ``temporal_frequencies``.
+
+A method knows layouts and masks. It never imports a model or a kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from benchmark.layout import VideoLayout
+from benchmark.masks import BlockMask, dense_mask
+
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, BlockMask], torch.Tensor]
+Rotation = Callable[[torch.Tensor], torch.Tensor]
+
+
+def knob(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
+    """A field of a method that a user may set: its default, its meaning, and what is allowed.
+
+    Args:
+        low, high: the smallest and largest value allowed, for numbers.
+        choices: the values allowed, for words.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A block mask and the order of the tokens in which it holds.
+
+    Args:
+        mask: the blocks that attend, counted in the permuted sequence.
+        orders: permutations of the whole sequence, int64 (tokens,): ``order[n]`` is the frame-major index of the token
+            that stands at place n. None is frame-major order.
+        head_order: int64 (heads,), which of ``orders`` each head uses; None where all use the first, or where it is
+            decided from the queries and keys.
+    """
+
+    mask: BlockMask
+    orders: tuple[torch.Tensor | None, ...] = (None,)
+    head_order: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """Dense attention; the base of every method."""
+
+    title: ClassVar[str] = "Dense"
+    """Name in tables and figures."""
+    source: ClassVar[str] = ""
+    """Paper or code that the method comes from."""
+    budget_knob: ClassVar[str | None] = None
+    """The knob that sets the density, if one does."""
+    sparse: ClassVar[bool] = True
+    """Whether the method computes fewer query-key pairs than dense attention at all."""
+    dynamic: ClassVar[bool] = False
+    """Whether the pattern depends on the queries and keys (see ``pattern_for``)."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_knob(type(self).name(), field, getattr(self, field.name))
+
+    @classmethod
+    def name(cls) -> str:
+        """The method's name everywhere: the name of its file."""
+        return cls.__module__.rpartition(".")[2]
+
+    def knobs(self) -> dict[str, Any]:
+        """Every knob and its value."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    # --- the pattern ---------------------------------------------------------------------------------------------
+
+    def order(self, layout: VideoLayout, device: torch.device | str = "cpu") -> torch.Tensor | None:
+        """The order in which the mask sees the video tokens: int64 (video,), or None for frame-major order."""
+        return None
+
+    def block_mask(self, layout: VideoLayout, block: int, device: torch.device | str = "cpu") -> BlockMask:
+        """The mask for a layout, in the order of ``order``; by default every block."""
+        return dense_mask(layout, block, device)
+
+    def pattern(self, layout: VideoLayout, block: int, heads: int = 1, device: torch.device | str = "cpu") -> Pattern:
+        """Mask and order for all heads; override it where heads differ."""
+        order = self.order(layout, device)
+        if order is not None:
+            order = with_text(order, layout)
+        return Pattern(self.block_mask(layout, block, device), (order,))
+
+    def pattern_for(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: VideoLayout, block: int
+    ) -> Pattern:
+        """The pattern of one attention call; ``dynamic`` methods override it.
+
+        Args:
+            q, k, v: (1, tokens, heads, head size), rotated. The samples of a batch come as further heads, so that each
+                sample gets a pattern of its own.
+        """
+        return self.pattern(layout, block, q.shape[2], q.device)
+
+    def density_knob(self) -> str | None:
+        """The knob that a budget is solved for at this setting; None where there is none."""
+        return self.budget_knob
+
+    def settings(self, layout: VideoLayout, block: int) -> Iterator[Method]:
+        """Every setting worth considering for a budget, where the knob is not one ordered number; see ``budget``."""
+        return iter(())
+
+    # --- the operator ----------------------------------------------------------------------------------------------
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotate: Rotation,
+        layout: VideoLayout,
+        block: int,
+        kernel: Kernel,
+        pattern: Pattern | None = None,
+    ) -> torch.Tensor:
+        """The attention of one layer: softmax attention over the method's pattern.
+
+        Args:
+            q, k, v: (batch, tokens, heads, head size); q and k before the rotary embedding.
+            rotate: applies the model's rotary embedding to q or k.
+            kernel: block-sparse softmax attention, ``kernel(q, k, v, mask)``.
+            pattern: the method's ``pattern`` for this layout, if the caller has it already.
+
+        Returns:
+            (batch, tokens, heads, head size), in the order of the input.
+        """
+        q, k = rotate(q), rotate(k)
+        if not self.dynamic:
+            return attend_pattern(q, k, v, pattern or self.pattern(layout, block, q.shape[2], q.device), kernel)
+        batch, tokens, heads, size = q.shape
+        q, k, v = (x.transpose(0, 1).reshape(1, tokens, batch * heads, size) for x in (q, k, v))
+        out = attend_pattern(q, k, v, self.pattern_for(q, k, v, layout, block), kernel)
+        return out.reshape(tokens, batch, heads, size).transpose(0, 1)
+
+    def attention_operations(self, layout: VideoLayout, block: int, heads: int, head_dim: int) -> float:
+        """Operations of one layer's attention for one sample, a multiply-add being two: its executed pairs."""
+        return 4.0 * heads * head_dim * self.pattern(layout, block, heads).mask.executed_pairs()
+
+    def density(self, layout: VideoLayout, block: int, heads: int = 1) -> float:
+        """Executed query-key pairs over those of dense attention: the budget that this setting takes."""
+        return self.pattern(layout, block, heads).mask.density
+
+    # --- the positions ---------------------------------------------------------------------------------------------
+
+    def temporal_frequencies(self, frequencies: torch.Tensor, frames: int, repetition: float | None) -> torch.Tensor:
+        """The temporal frequencies of the rotary embedding, in radians a latent frame; by default the model's own.
+
+        Args:
+            frequencies: (components,), the model's, highest first.
+            frames: latent frames of the clip that is generated.
+            repetition: the period, in latent frames, at which the model was seen to repeat itself beyond its trained
+                length; None where nobody has looked.
+        """
+        return frequencies
+
+
+def with_text(order: torch.Tensor, layout: VideoLayout) -> torch.Tensor:
+    """An order of the video tokens, with the text tokens left at the end: int64 (tokens,)."""
+    return torch.cat([order, torch.arange(layout.video, layout.tokens, device=order.device)])
+
+
+def attend_pattern(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern, kernel: Kernel) -> torch.Tensor:
+    """Softmax attention over a pattern: permute the tokens, run the kernel, permute back.
+
+    Args:
+        q, k, v: (batch, tokens, heads, head size), rotated, in frame-major order.
+    """
+    orders, head_order = pattern.orders, pattern.head_order
+    if all(order is None for order in orders):
+        return kernel(q, k, v, pattern.mask)
+    if head_order is None:
+        if len(orders) != 1:
+            raise ValueError(f"pattern with {len(orders)} orders: head_order must say which head uses which")
+        order = orders[0]
+        out = kernel(q[:, order], k[:, order], v[:, order], pattern.mask)
+        return torch.empty_like(out).index_copy_(1, order, out)
+    identity = torch.arange(q.shape[1], device=q.device)
+    table = torch.stack([identity if order is None else order for order in orders])
+    index = table[head_order].T[None, :, :, None].expand_as(q)  # token that stands at each place, for each head
+    out = kernel(q.gather(1, index), k.gather(1, index), v.gather(1, index), pattern.mask)
+    return torch.empty_like(out).scatter_(1, index, out)
+
+
+def check_knob(method: str, field: dataclasses.Field, value: Any) -> None:
+    """Refuses a knob's value that is not allowed.
+
+    Raises:
+        ValueError: naming the method, the knob, the value and what is allowed.
+    """
+    choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
+    where = f"{method}: {field.name}={value!r}"
+    kind = type(field.default)
+    number = kind in (int, float)
+    if field.default is not None and not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{where}: a value like {field.default!r} is needed")
+    if number and kind is not bool and isinstance(value, bool):
+        raise ValueError(f"{where}: a number like {field.default!r} is needed")
+    if choices and value not in choices:
+        raise ValueError(f"{where}: one of {', '.join(map(str, choices))} is needed")
+    if value is not None and low is not None and value < low:
+        raise ValueError(f"{where}: at least {low} is needed")
+    if value is not None and high is not None and value > high:
+        raise ValueError(f"{where}: at most {high} is allowed")

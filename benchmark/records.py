@@ -1,0 +1,224 @@
+"""What a measurement is: a status, numbers only if it passed, and where it all came from.
+
+A record is one JSON file about one cell, written by one verb. Tables read records and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmark.cell import Cell
+
+FORMAT = 1
+ROOT = Path(__file__).resolve().parent.parent
+
+STATUSES = ("passed", "incorrect", "out_of_memory", "unsupported", "error")
+"""passed: the numbers count. incorrect: a check failed. out_of_memory, unsupported, error: no numbers, and a reason."""
+
+PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-image", "lpips", "av", "snakemake")
+
+
+def make_record(
+    kind: str,
+    cell: Cell,
+    status: str,
+    values: Mapping[str, float] | None = None,
+    *,
+    clips: list[dict[str, Any]] | None = None,
+    reason: str | None = None,
+    units: Mapping[str, str] | None = None,
+    details: Mapping[str, Any] | None = None,
+    hashes: Mapping[str, str] | None = None,
+    device: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A record, checked.
+
+    Args:
+        kind: the verb that measured: generate, compare, adherence, operations, ...
+        values: the numbers, by metric; only a ``passed`` record has any.
+        clips: numbers of each clip, in the order of the prompts.
+        reason: why it did not pass.
+        units: the unit of each value.
+        details: what is worth knowing but is no metric: solved knobs, flags, footnotes.
+        hashes: SHA-256 of mask, weights, prompts, noise, clips, ... as they apply.
+        device: what it ran on, from ``describe_device``.
+
+    Raises:
+        ValueError: the status is unknown, a number is not finite, numbers stand beside a failure, or a failure has no
+            reason.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"record {kind}: status={status!r}: one of {', '.join(STATUSES)} is needed")
+    values = dict(values or {})
+    if status == "passed":
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"record {kind}: {name}={value}: a finite number is needed")
+    else:
+        if values or clips:
+            raise ValueError(f"record {kind}: status {status} stands beside numbers; only 'passed' may")
+        if not reason:
+            raise ValueError(f"record {kind}: status {status} needs a reason")
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "status": status,
+        "reason": reason,
+        "cell": cell.settings(),
+        "values": values,
+        "units": dict(units or {}),
+        "clips": list(clips or []),
+        "details": dict(details or {}),
+        "provenance": provenance() | {"hashes": dict(hashes or {}), "device": dict(device or {})},
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Where a measurement comes from: commit, code, command, packages, host, date."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "code": code_hash(),
+        "command": "python -m benchmark " + " ".join(sys.argv[1:]),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "system": platform.platform(),
+    }
+
+
+@functools.cache
+def commit() -> str:
+    """The commit checked out, with ``+changes`` where tracked files differ from it; ``unknown`` outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    if head is None:
+        return "unknown"
+    return head + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 of the engine's and the metrics' source, so that records of different code can be told apart."""
+    digest = hashlib.sha256()
+    for folder in ("benchmark", "metrics"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return versions
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """The machine's processor, or its GPU with driver and clocks.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    if device == "cpu":
+        return {"type": "cpu", "name": _processor(), "threads": _threads()}
+    import torch
+
+    found: dict[str, Any] = {"type": "cuda", "name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    try:
+        query = "driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
+        words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+        line = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError) as error:
+        found["driver"] = f"not read: {error}"
+    else:
+        keys = ("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w")
+        found.update(zip(keys, (word.strip() for word in line.split(",")), strict=True))
+    return found
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return platform.machine()
+    return platform.machine()
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tensor(tensor: Any) -> str:
+    """SHA-256 of a tensor's type, shape and bytes."""
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tensor.dtype},{tuple(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Writes JSON whole or not at all: to a temporary file beside it, renamed when it is on disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w") as file:
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_record(path: Path | str) -> dict[str, Any]:
+    """A record from its file.
+
+    Raises:
+        ValueError: the file is missing, is no record, or is of another format.
+    """
+    try:
+        record = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"record {path}: the file is missing") from None
+    except ValueError as error:
+        raise ValueError(f"record {path}: not JSON ({error})") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("status") not in STATUSES:
+        raise ValueError(f"record {path}: not a record of format {FORMAT}")
+    return record
