@@ -1,8 +1,8 @@
 """Clips on disk: written without loss, read back bit for bit, and refused when damaged.
 
-A clip is a ``uint8`` array of shape (frames, height, width, 3), RGB, values 0 to 255. It is stored as H.264 in RGB 4:4:4
+A clip is a ``uint8`` array of shape (frames, height, width, 3), RGB, values 0 to 255. It is stored as H.264 in RGB
 (``libx264rgb`` at qp 0) inside Matroska. The file also carries its number of frames and the SHA-256 of its pixels, so
-that a file cut short or changed by one bit is told apart from a good one.
+that a file that was cut short or whose pixels changed is told apart from a good one.
 """
 
 from __future__ import annotations

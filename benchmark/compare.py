@@ -174,6 +174,14 @@ def default_metrics(available: Mapping[str, Metric]) -> list[str]:
     return [name for name, metric in available.items() if metric.needs_reference]
 
 
+def _clip_names(folder: Path) -> set[str]:
+    return {
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix in READABLE_SUFFIXES and not path.name.startswith(".")
+    }
+
+
 def table(result: Mapping[str, Any], metrics: Mapping[str, Metric]) -> str:
     """A result of ``compare_clips`` as lines of text: one row a clip, their mean, and the notes."""
     columns = [column for name in result["status"] for column in metrics[name].columns if column.key in result]
@@ -222,7 +230,10 @@ def run(args: argparse.Namespace) -> int:
     settings: dict[str, dict[str, Any]] = {
         name: {"device": args.device} for name, metric in available.items() if "device" in metric.settings
     }
-    settings["lpips"] |= {"weights": args.lpips_weights, "download": args.lpips_download}
+    if args.lpips_weights is not None:
+        settings.setdefault("lpips", {})["weights"] = args.lpips_weights
+    if args.lpips_download:
+        settings.setdefault("lpips", {})["download"] = True
     result = compare_clips(args.reference, args.candidate, names, settings)
     print(json.dumps(result, indent=2) if args.json else table(result, available))
     return 1 if "error" in result["status"].values() else 0

@@ -222,10 +222,20 @@ def check_pair(reference: np.ndarray, candidate: np.ndarray) -> None:
         )
 
 
-def discover(folder: Path | None = None) -> dict[str, Metric]:
-    """Find every metric of a folder.
+def metric_names(folder: Path | None = None) -> list[str]:
+    """The names of a folder's metrics, sorted, from its file names alone: nothing is imported.
 
     Files that start with an underscore are not metrics.
+
+    Args:
+        folder: where the files are; None means the project's ``metrics/``.
+    """
+    folder = METRICS_FOLDER if folder is None else Path(folder)
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def discover(folder: Path | None = None) -> dict[str, Metric]:
+    """Import every metric of a folder.
 
     Args:
         folder: where the files are; None means the project's ``metrics/``.
@@ -239,9 +249,7 @@ def discover(folder: Path | None = None) -> dict[str, Metric]:
     folder = METRICS_FOLDER if folder is None else Path(folder)
     metrics: dict[str, Metric] = {}
     owners: dict[str, str] = {}
-    for path in sorted(folder.glob("*.py")):
-        if path.stem.startswith("_"):
-            continue
+    for path in (folder / f"{name}.py" for name in metric_names(folder)):
         metric = getattr(_load(path), "METRIC", None)
         if not isinstance(metric, Metric):
             raise ValueError(f"{path}: METRIC is {type(metric).__name__}; METRIC = Metric(...) is needed")

@@ -76,7 +76,7 @@ class AlexNetTrunk(nn.Module):
 
 
 class PerceptualDistance(nn.Module):
-    """LPIPS's distance: unit-normalised features, squared differences, linear heads, mean over positions, sum of layers.
+    """LPIPS's distance: unit-normalised features, squared differences, linear heads, spatial mean, sum of layers.
 
     Args:
         trunk: gives five feature maps.

@@ -1,4 +1,4 @@
-"""Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, mean over frames and colour channels."""
+"""Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, mean over frames and channels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The adherence instrument: what a clip of the procedural world shows, and how well that follows its prompt.
 
 Objects are found by colour: the world's backgrounds are muted, its objects saturated. A frame is *clear* for an object
-when no other object is near it; shapes are read from clear frames only, by overlap with the four shapes drawn at the
-object's centroid with the object's area. Directions are read from the first steps, before any bounce.
+when no other object is near it; shapes are read from clear frames, by overlap with the four shapes drawn at the
+object's centroid with the object's area. An object that is never clear is compared with shapes at many places and sizes
+instead, over the pixels that no other object may hide. Directions are read from the first steps, before any bounce.
 The instrument knows nothing of the prompt while it reads.
 """
 
@@ -13,6 +14,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 
 from benchmark.testbed.grammar import Description
 from benchmark.testbed.world import (
@@ -33,7 +35,11 @@ MIN_PRESENCE = 0.4  # an object is seen in at least this fraction of the frames
 MIN_CORE = 9  # world pixels squared that survive an erosion by one pixel, so that blended rims are no objects
 NEAR = 2  # world pixels; a closer object may hide a part
 SHAPE_FRAMES = 12  # clear frames that vote on the shape, spread over the clip
+HIDDEN_FRAMES = 4  # frames that vote if no frame is clear: those that show most of the object
+HIDDEN_RADII = tuple(0.5 * half for half in range(13, 22))  # world pixels: 6.5 to 10.5, tried if no frame is clear
+HIDDEN_SHIFT = 9  # world pixels that the centre may lie from the middle of the part that shows
 MIN_OVERLAP = 0.6  # intersection over union under which a blob has no shape
+MIN_STEPS = 3  # frames in which an edge must be seen to tell how fast it moves
 MIN_SPEED = 0.35  # world pixels per frame under which nothing moves
 MIN_STRAIGHTNESS = 1.5  # the axis of motion moves at least this many times as fast as the other one
 
@@ -95,7 +101,11 @@ def read_clip(clip: np.ndarray) -> Reading:
     for rank, index in enumerate(seen):
         others = np.delete(near, rank, axis=0).any(axis=0)
         clear = presence[index] & ~(others & masks[index]).any(axis=(1, 2))
-        shape, overlap = _read_shape(masks[index], clear)
+        shape, overlap = (
+            _read_clear_shape(masks[index][clear])
+            if clear.any()
+            else _read_hidden_shape(masks[index], np.delete(masks[seen], rank, axis=0).any(axis=0), scale)
+        )
         velocity = _read_velocity(masks[index], others, presence[index], scale)
         in_clear = copies[index][clear]
         objects.append(
@@ -183,15 +193,11 @@ def _shrink(mask: np.ndarray) -> np.ndarray:
     return ~_grow(~mask, 1)
 
 
-def _read_shape(mask: np.ndarray, clear: np.ndarray) -> tuple[str | None, float]:
-    """The shape that overlaps best over clear frames and its mean overlap; None and 0 if nothing is clear."""
-    frames = np.flatnonzero(clear)
-    if not len(frames):
-        return None, 0.0
-    frames = frames[np.unique(np.linspace(0, len(frames) - 1, SHAPE_FRAMES).round().astype(int))]
-    size = mask.shape[1]
+def _read_clear_shape(mask: np.ndarray) -> tuple[str | None, float]:
+    """The shape that overlaps best over clear frames (frames, size, size), and its mean overlap."""
+    frames = np.unique(np.linspace(0, len(mask) - 1, SHAPE_FRAMES).round().astype(int))
     shown = torch.from_numpy(mask[frames])
-    pixel = torch.arange(size, dtype=torch.float32) + 0.5
+    pixel = torch.arange(mask.shape[1], dtype=torch.float32) + 0.5
     area = shown.sum(dim=(1, 2), dtype=torch.float32)
     centre_x = (shown.sum(dim=1) * pixel).sum(dim=1) / area
     centre_y = (shown.sum(dim=2) * pixel).sum(dim=1) / area
@@ -200,9 +206,48 @@ def _read_shape(mask: np.ndarray, clear: np.ndarray) -> tuple[str | None, float]
     dy = (pixel - centre_y[:, None])[None, :, :, None].expand(len(SHAPES), -1, -1, -1)
     areas = torch.tensor([_AREAS[name] for name in SHAPES])
     radius = (area / areas[:, None]).sqrt()[:, :, None, None]
-    template = (0.5 - signed_distance(torch.arange(len(SHAPES)), dx, dy, radius)).clamp(0.0, 1.0)
+    template = _cover(signed_distance(torch.arange(len(SHAPES)), dx, dy, radius))
     both = (template * shown).sum(dim=(2, 3))
-    overlap = (both / (template.sum(dim=(2, 3)) + area - both)).mean(dim=1)
+    return _best_shape((both / (template.sum(dim=(2, 3)) + area - both)).mean(dim=1))
+
+
+def _read_hidden_shape(mask: np.ndarray, others: np.ndarray, scale: float) -> tuple[str | None, float]:
+    """The shape that overlaps best, over places and sizes, where no other object is; and its mean overlap.
+
+    `mask` and `others` are (frames, size, size); pixels of the others and one pixel around them count as unknown.
+    """
+    area = mask.sum(axis=(1, 2))
+    frames = [frame for frame in np.argsort(-area, kind="stable")[:HIDDEN_FRAMES] if area[frame]]
+    half = math.ceil(max(HIDDEN_RADII) * TRIANGLE_CIRCUMRADIUS * scale)
+    reach = half + math.ceil(HIDDEN_SHIFT * scale)
+    known = ~_grow(others[frames], 1)
+    windows = []
+    for shown, clean in zip(mask[frames], known, strict=True):
+        rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+        # Beyond the frame's border everything is known, and empty: objects stay inside.
+        top, left = (rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2
+        inside = np.s_[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+        windows.append([np.pad(shown & clean, reach)[inside], np.pad(clean, reach, constant_values=True)[inside]])
+    window = torch.from_numpy(np.array(windows, dtype=np.float32))
+    pixel = torch.arange(-half, half + 1, dtype=torch.float32)
+    sizes = len(HIDDEN_RADII)
+    dx, dy = pixel.expand(len(SHAPES), sizes, 1, -1), pixel[:, None].expand(len(SHAPES), sizes, -1, 1)
+    radius = (torch.tensor(HIDDEN_RADII) * scale)[None, :, None, None]
+    templates = _cover(signed_distance(torch.arange(len(SHAPES)), dx, dy, radius)).flatten(0, 1)[:, None]
+    matched = functional.conv2d(window.flatten(0, 1)[:, None], templates)
+    both, template = matched.unflatten(0, (len(frames), 2)).unbind(dim=1)
+    overlap = both / (template + window[:, 0].sum(dim=(1, 2))[:, None, None, None] - both)
+    # The centre may differ from frame to frame; the radius may not.
+    return _best_shape(overlap.amax(dim=(2, 3)).mean(dim=0).reshape(len(SHAPES), sizes).amax(dim=1))
+
+
+def _cover(distance: torch.Tensor) -> torch.Tensor:
+    """The part of a pixel that a shape covers, from the signed distance of its centre."""
+    return (0.5 - distance).clamp(0.0, 1.0)
+
+
+def _best_shape(overlap: torch.Tensor) -> tuple[str | None, float]:
+    """The best shape's name, or None if even that overlaps too little, and its overlap."""
     best = int(overlap.argmax())
     return (SHAPES[best] if overlap[best] >= MIN_OVERLAP else None), float(overlap[best])
 
@@ -213,31 +258,30 @@ def _read_velocity(
     """Velocity in world pixels per frame over the steps without bounces; None if it cannot be told.
 
     The four extreme rows and columns of the object are followed, each in the frames in which no other object is near
-    it, so that a part that is being hidden does not pass for motion.
+    it, so that a part that is being hidden does not pass for motion. If others are near both edges of an axis in nearly
+    every frame, all frames count: the object may be in front of them.
     """
     frames = np.flatnonzero(present[: FREE_FRAMES + 1])
     axes = []
     for axis in (2, 1):
         filled = mask[frames].any(axis=3 - axis)
         blocked = (mask[frames] & others[frames]).any(axis=3 - axis)
-        size = filled.shape[1]
-        first = filled.argmax(axis=1)
-        last = size - 1 - filled[:, ::-1].argmax(axis=1)
-        slopes = []
-        for edge in (first, last):
-            free = ~blocked[np.arange(len(frames)), edge]
-            slopes.append((_slope(frames[free], edge[free]), int(free.sum())))
-        known = [(slope, weight) for slope, weight in slopes if slope is not None]
-        if not known:
+        edges = (filled.argmax(axis=1), filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1))
+        free = [~blocked[np.arange(len(frames)), edge] for edge in edges]
+        if all(kept.sum() < MIN_STEPS for kept in free):
+            free = [np.ones(len(frames), dtype=bool)] * 2
+        kept_edges = [
+            (frames[kept], edge[kept]) for edge, kept in zip(edges, free, strict=True) if kept.sum() >= MIN_STEPS
+        ]
+        if not kept_edges:
             return None
-        axes.append(sum(slope * weight for slope, weight in known) / sum(weight for _, weight in known) / scale)
+        weights = [len(time) for time, _ in kept_edges]
+        axes.append(float(np.average([_slope(*edge) for edge in kept_edges], weights=weights)) / scale)
     return axes[0], axes[1]
 
 
-def _slope(time: np.ndarray, position: np.ndarray) -> float | None:
-    """Least-squares slope of a position over time; None for fewer than 3 frames."""
-    if len(time) < 3:
-        return None
+def _slope(time: np.ndarray, position: np.ndarray) -> float:
+    """Least-squares slope of a position over time."""
     centred = time - time.mean()
     return float((centred * position).sum() / (centred**2).sum())
 

@@ -1,0 +1,41 @@
+"""Drawing clips from noise with the testbed's transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from benchmark.testbed.flow import scheduler, velocity
+
+
+@torch.inference_mode()
+def sample(
+    transformer: torch.nn.Module,
+    noise: torch.Tensor,
+    prompts: torch.Tensor,
+    steps: int,
+    before_step: Callable[[int], None] = lambda step: None,
+) -> torch.Tensor:
+    """Clips for prompts.
+
+    Args:
+        transformer: a ``WanTransformer3DModel`` trained by ``train``.
+        noise: float32 (batch, 3, frames, height, width).
+        prompts: (batch, text tokens, text size), from ``grammar.encode``.
+        steps: sampling steps.
+        before_step: called with the number of each step before it is taken.
+
+    Returns:
+        float32 (batch, frames, 3, height, width) in [0, 1].
+    """
+    schedule = scheduler(steps)
+    noisy = noise
+    dtype = next(transformer.parameters()).dtype
+    for step, moment in enumerate(schedule.timesteps):
+        before_step(step)
+        sigma = float(schedule.sigmas[step])
+        time = torch.full((len(noise),), 1000 * sigma, device=noise.device)
+        clean = transformer(noisy.to(dtype), time, prompts.to(dtype), return_dict=False)[0].float()
+        noisy = schedule.step(velocity(clean, noisy, sigma), moment, noisy, return_dict=False)[0]
+    return (noisy.movedim(2, 1) / 2 + 0.5).clamp(0, 1)
