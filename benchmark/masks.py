@@ -164,15 +164,21 @@ def unit_mask(
     """A mask given between units (frames, tiles, groups); a block is kept when it holds any allowed pair of tokens.
 
     Args:
-        unit: int64 (video,), the unit of every video token in the order in which attention sees them.
+        unit: int64 (video,), the unit of every video token in the order in which attention sees them; ascending.
         allowed: bool (units, units), which unit's queries attend to which unit's keys.
 
     Text tokens attend to everything and everything attends to them.
     """
-    side, units = layout.blocks(block), allowed.shape[0]
-    token_block = torch.arange(layout.video, device=device) // block
-    holds = torch.zeros(side, units, dtype=torch.float32, device=device)
-    holds[token_block, unit.to(device)] = 1.0
-    # Products of zeros and ones in float32: sums stay far below 2^24, so they are exact.
-    blocks = (holds @ allowed.to(device=device, dtype=torch.float32) @ holds.T) > 0
+    side = layout.blocks(block)
+    held = -(-layout.video // block)
+    unit = unit.to(device)
+    edge = torch.arange(held, device=device) * block
+    first = unit[edge]  # a block holds the units [first, after)
+    after = unit[(edge + block - 1).clamp(max=layout.video - 1)] + 1
+    # Running sums count the allowed pairs in a rectangle of units without looking at each.
+    rows = torch.nn.functional.pad(allowed.to(device).cumsum(0, dtype=torch.int32), (0, 0, 1, 0))
+    seen = rows[after] > rows[first]  # (blocks, units)
+    seen = torch.nn.functional.pad(seen.cumsum(1, dtype=torch.int32), (1, 0))
+    blocks = torch.zeros(side, side, dtype=torch.bool, device=device)
+    blocks[:held, :held] = seen[:, after] > seen[:, first]
     return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens)

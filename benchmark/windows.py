@@ -30,48 +30,52 @@ def window_mask(
             tokens / block) blocks from the rounded-down start of a frame, so that a frame which straddles one more
             loses its last, partial one. ``cover`` keeps every block that holds a kept pair.
 
-    Text blocks, and a last block that the video does not fill, take part in everything.
+    Text blocks, and a last block that the video does not fill, take part in everything. A query block that the rule
+    leaves without any key, which happens where frames are smaller than a third of a block, keeps itself.
     """
     if rounding not in ("released", "cover"):
         raise ValueError(f"rounding={rounding!r}: 'released' or 'cover' is needed")
     size, frames = layout.frame_tokens, layout.frames
     side = layout.blocks(block)
-    widths = widths.to(device=device, dtype=torch.int64)
     start = torch.arange(frames, device=device) * size
     first = start // block
     straddled = int((-(-(start + size) // block) - first).max())
     spans = -(-size // block) if rounding == "released" else straddled
-    local = torch.arange(spans, device=device)
-    target = first[:, None] + local  # (frames, spans): block of the whole sequence
+    target = first[:, None] + torch.arange(spans, device=device)  # (frames, spans): block of the whole sequence
     low = (target * block - start[:, None]).clamp(min=0)  # its tokens of this frame, as positions [low, high)
     high = ((target + 1) * block - start[:, None]).clamp(max=size)
-    column = target.flatten().clamp(max=side - 1)
-    inside = (target < side).flatten()
-    key_low, key_high = low.flatten()[None], high.flatten()[None]
     enough = block // 3 + 1  # more than one third of a block's rows
+    blocks = torch.zeros(side * side, dtype=torch.bool, device=device)
 
-    blocks = torch.zeros(side, side, dtype=torch.bool, device=device)
-    for frame in range(frames):
-        distance = (torch.arange(frames, device=device) - frame).abs()
-        width = widths[distance]
-        if sink:
-            width[0] = size
-        width = width.repeat_interleave(spans)[None]
-        row_low, row_high = low[frame][:, None], high[frame][:, None]
-        some = _columns(row_low, row_high, key_low, key_high, width, 1)
-        if rounding == "released":
-            kept = 5 * _columns(row_low, row_high, key_low, key_high, width, enough) > 3 * some
-        else:
-            kept = some > 0
-        kept &= inside
-        strip = torch.zeros(spans, side, dtype=torch.int32, device=device)
-        strip.index_add_(1, column, kept.to(torch.int32))  # two frames can share a block: either may keep it
-        rows = target[frame][target[frame] < side]
-        blocks[rows] |= strip[: len(rows)] > 0
+    def keep(query: torch.Tensor, key: torch.Tensor, width: int) -> None:
+        """Keeps what pairs of frames at one distance keep: ``query[n]`` and ``key[n]`` for every n."""
+        # Rows and columns of a frame pair that lie farther apart than this hold no kept pair.
+        reach = min(width // block + 2, spans - 1)
+        row = torch.arange(spans, device=device)[:, None]
+        column = row + torch.arange(-reach, reach + 1, device=device)
+        inside = (column >= 0) & (column < spans)
+        row, column = row.expand_as(column)[inside], column[inside]
+        ends = (low[query][:, row], high[query][:, row], low[key][:, column], high[key][:, column])
+        window = torch.tensor(width, device=device)
+        some = _columns(*ends, window, 1)
+        kept = 5 * _columns(*ends, window, enough) > 3 * some if rounding == "released" else some > 0
+        rows, columns = target[query][:, row], target[key][:, column]
+        kept &= (rows < side) & (columns < side)
+        blocks[(rows * side + columns)[kept]] = True  # two frames can share a block: either may keep it
 
+    for distance, width in enumerate(widths.tolist()):
+        near = torch.arange(frames - distance, device=device)
+        if width >= 0:
+            keep(near, near + distance, width)
+            keep(near + distance, near, width)
+    if sink:
+        every = torch.arange(frames, device=device)
+        keep(every, torch.zeros_like(every), size)
+    blocks = blocks.view(side, side)
     whole = layout.video // block
     blocks[whole:] = True
     blocks[:, whole:] = True
+    blocks |= torch.diag(~blocks.any(dim=1))
     return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens)
 
 

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from benchmark.models.spec import ModelSpec, Shape
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmark.models.spec import ModelSpec, Shape, build
+from benchmark.records import sha256_file
 from benchmark.testbed.grammar import TEXT_DIM, TEXT_TOKENS
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 SPEC = ModelSpec(
     name="testbed-nano",
@@ -12,13 +22,13 @@ SPEC = ModelSpec(
     passes=1,
     temporal_compression=1,
     vae_compression=1,
-    default=Shape(16, 64, 64),
+    default=Shape(16, 48, 48),
     lengths={"1x": 16, "2x": 32, "4x": 64},
     text_tokens=TEXT_TOKENS,
     joint_text=False,
     transformer_class="WanTransformer3DModel",
     transformer_config={
-        "patch_size": (1, 8, 8),
+        "patch_size": (1, 6, 6),
         "num_attention_heads": 6,
         "attention_head_dim": 32,
         "in_channels": 3,
@@ -37,3 +47,47 @@ SPEC = ModelSpec(
     },
     steps=16,
 )
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "testbed" / "weights"
+
+
+def manifest(name: str) -> dict[str, Any]:
+    """What is known of a testbed's published weights: file, SHA-256, adherence, repetition.
+
+    Raises:
+        ValueError: none are published under that name.
+    """
+    path = WEIGHTS_FOLDER / "manifest.json"
+    published = json.loads(path.read_text()) if path.exists() else {}
+    if name not in published:
+        raise ValueError(
+            f"weights of {name!r}: none are published in {path}; it lists {', '.join(published) or 'none'}"
+        )
+    return published[name]
+
+
+def load(name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS_FOLDER) -> ModelMixin:
+    """A testbed's transformer with its published weights, in bfloat16, in evaluation mode.
+
+    Norms, modulation and time embedding stay in float32, as diffusers keeps them when it loads Wan in bfloat16.
+
+    Args:
+        folder: where ``<name>.safetensors`` lies.
+
+    Raises:
+        ValueError: the file is missing, or is not the one that the manifest names.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        raise ValueError(f"weights {path}: the file is missing")
+    if folder == WEIGHTS_FOLDER and (found := sha256_file(path)) != manifest(name)["sha256"]:
+        raise ValueError(f"weights {path}: SHA-256 is {found}, the manifest says {manifest(name)['sha256']}")
+    transformer = build(SPEC, device)
+    transformer.load_state_dict(load_file(path, device=str(device)), strict=True)
+    kept = tuple(transformer._keep_in_fp32_modules)
+    for full_name, parameter in transformer.named_parameters():
+        if not any(part in kept for part in full_name.split(".")):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return transformer

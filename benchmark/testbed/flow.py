@@ -1,8 +1,8 @@
 """Rectified flow in pixel space: what the testbed's network predicts, and how a clip is drawn from noise.
 
-Along the flow x_t = (1 - t) clip + t noise, t from 1 to 0. The network is asked for the clean clip, not for the velocity: a
-token is 8x8x3 = 192 numbers wide, as wide as the network, and clean patches lie on far fewer dimensions than noise does.
-The sampler is diffusers' UniPC with flow sigmas, the one that Wan2.1 ships with.
+Along the flow x_t = (1 - t) clip + t noise, t from 1 to 0. The network is asked for the clean clip, not for the
+velocity: clean patches lie on far fewer dimensions than noise does, and the network is hardly wider than a patch. The
+sampler is diffusers' UniPC with flow sigmas, the one that Wan2.1 ships with.
 """
 
 from __future__ import annotations

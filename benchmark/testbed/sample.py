@@ -31,7 +31,7 @@ def sample(
     """
     schedule = scheduler(steps)
     noisy = noise
-    dtype = next(transformer.parameters()).dtype
+    dtype = transformer.patch_embedding.weight.dtype
     for step, moment in enumerate(schedule.timesteps):
         before_step(step)
         sigma = float(schedule.sigmas[step])

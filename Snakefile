@@ -1,0 +1,36 @@
+# The benchmark's table of contents. Settings: config/. Rules: benchmark/rules/. What a job does: benchmark/<verb>.py.
+#
+#   snakemake                                        every table and figure of config/quick.yaml
+#   snakemake --configfile config/smoke.yaml         of another experiment
+#   snakemake --config methods=[dense,radial]        the same experiment with other settings
+#   snakemake table1 figure2                         some of them (targets stand before --config and --configfile)
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/quick.yaml"
+
+
+include: "benchmark/rules/common.smk"
+include: "benchmark/rules/inputs.smk"
+include: "benchmark/rules/clips.smk"
+include: "benchmark/rules/records.smk"
+include: "benchmark/rules/analysis.smk"
+include: "benchmark/rules/paper.smk"
+include: "benchmark/rules/training.smk"
+
+
+localrules:
+    all,
+    tables,
+    figures,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,
+
+
+onsuccess:
+    print(f"tables:  {TABLES}\nfigures: {FIGURES}")

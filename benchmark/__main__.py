@@ -1,0 +1,102 @@
+"""``python -m benchmark VERB``: any job of the benchmark, by hand. A verb is a module of this package."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from types import MappingProxyType
+
+# What stands in --help; a verb's module is imported only when it is asked for, so that every job starts quickly.
+VERBS = MappingProxyType(
+    {
+        "config": "check a configuration, and list its cells",
+        "inputs": "draw the prompts and the noise that all methods of a model and length share",
+        "generate": "draw a cell's clips",
+        "measure": "measure a cell's clips with all metrics",
+        "collect": "gather records into one tidy table, and refuse those that may not meet in one",
+        "compare": "measure two clips or two folders of clips",
+        "plan": "count tokens, blocks and operations of a method on a model, without a GPU",
+        "sweep": "plan the paper's models over the number of frames",
+        "probe": "record attention maps of a testbed and fit their decay",
+        "train": "train a testbed from nothing",
+        "publish": "copy trained weights into the repository, with their training record",
+        "new-method": "write a new method's file, which runs as it is",
+    }
+)
+
+# Verbs whose module is not their own name in this package.
+MODULES = MappingProxyType({"train": "testbed.train"})
+
+EXAMPLES = """examples:
+  python -m benchmark plan --model wan2.1-14b --frames 161 --height 720 --width 1280 --method radial --json
+  python -m benchmark new-method my_method
+  python -m benchmark VERB --help    what a verb takes, with an example
+"""
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def parser_of_all() -> argparse.ArgumentParser:
+    """The options before the verb, and the verb's name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmark",
+        usage="python -m benchmark [-h] [--quiet] [--traceback] [--one-gpu] VERB ...",
+        description="Any job of the benchmark, by hand.",
+        epilog="verbs:\n"
+        + "\n".join(f"  {name:<12}{line}" for name, line in VERBS.items())
+        + "\n\n"
+        + EXAMPLES
+        + "\nExit status: 0 done, 1 a job failed, 2 something that was asked for is not possible.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
+    parser.add_argument(
+        "--one-gpu", action="store_true", help="take a GPU that no other such job of this machine holds"
+    )
+    parser.add_argument("verb", metavar="VERB", help="one of the verbs below")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs a verb and returns its exit status; what a user got wrong is one line on stderr and status 2."""
+    args = parser_of_all().parse_args(words)
+    level = logging.WARNING if args.quiet else logging.INFO
+    logging.basicConfig(level=level, format=FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        module = importlib.import_module(f"benchmark.{module_name(args.verb)}")
+        parser = argparse.ArgumentParser(prog=f"python -m benchmark {args.verb}")
+        module.add_arguments(parser)
+        asked = parser.parse_args(args.words)
+        if args.one_gpu:
+            from benchmark import gpus
+
+            gpu = gpus.claim()  # noqa: F841 - held until the process ends
+        return module.run(asked)
+    except ValueError as error:
+        if args.traceback:
+            raise
+        print(f"{args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def module_name(verb: str) -> str:
+    """The module of a verb, below ``benchmark``.
+
+    Raises:
+        ValueError: there is no such verb; the nearest is named.
+    """
+    if verb not in VERBS:
+        import difflib
+
+        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"the verb is unknown: {hint}allowed: {', '.join(VERBS)}")
+    return MODULES.get(verb, verb.replace("-", "_"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

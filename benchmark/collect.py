@@ -1,0 +1,434 @@
+"""Gathers an experiment's records into one tidy table: one row a cell and metric.
+
+It is the only way from records to tables and figures, so whatever must not meet in one table is refused here: records
+that are missing or about other settings, two GPU models, clips from different noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark import registry
+from benchmark.records import read_record
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = """example:
+  python -m benchmark collect --experiment quick --records results/quick/records/*/*/*/*/*.json \\
+      --out-parquet results/quick/records.parquet --out-csv results/quick/records.csv
+"""
+
+COLUMNS = {
+    "experiment": str,
+    "model": str,
+    "length": str,
+    "frames": int,
+    "height": int,
+    "width": int,
+    "method": str,
+    "title": str,
+    "tuning": str,
+    "budget": float,
+    "settable": bool,
+    "operator": str,
+    "knobs": str,
+    "density": float,
+    "block": int,
+    "steps": int,
+    "dense_steps": int,
+    "dense_layers": int,
+    "kernel": str,
+    "clips": int,
+    "seed": int,
+    "kind": str,
+    "metric": str,
+    "label": str,
+    "value": float,
+    "standard_error": float,
+    "unit": str,
+    "direction": str,
+    "ranks": bool,
+    "decimals": int,
+    "status": str,
+    "reason": str,
+    "flags": str,
+    "footnote": str,
+    "record": str,
+    "mask_hash": str,
+    "weights_hash": str,
+    "noise_hash": str,
+    "device": str,
+    "commit": str,
+    "code": str,
+    "date": str,
+}
+"""The columns and their types; a value that does not apply is empty."""
+
+WHOLE_RECORD = "all"
+"""The ``metric`` of the one row that a record without numbers gets."""
+
+# How the engine's own numbers are read; metrics say it themselves, in metrics/.
+_ENGINE = {
+    "density": {"label": "Density", "decimals": 3},
+    "pflop": {"label": "PFLOP", "unit": "PFLOP", "direction": "lower"},
+    "pflop_dense": {"label": "PFLOP dense", "unit": "PFLOP"},
+    "generation_s": {"label": "Generation", "unit": "s", "direction": "lower", "decimals": 2},
+}
+
+
+def collect(experiment: str, paths: Iterable[Path | str]) -> list[dict[str, Any]]:
+    """The tidy rows of an experiment's records, in an order that depends on nothing but their content.
+
+    Args:
+        experiment: its name; every record must be of it.
+        paths: the files of all records that the experiment shall have.
+
+    Returns:
+        Rows with the keys of ``COLUMNS``. A metric without a number has an empty value and a status; a record without
+        numbers has one row, whose metric is ``WHOLE_RECORD``.
+
+    Raises:
+        ValueError: naming the record: it is missing or no record, of another experiment, there twice, without its
+            counterpart, or it differs from another in what they must share (see ``check``).
+    """
+    records = {}
+    for path in paths:
+        name = Path(path).as_posix()
+        record = read_record(path)
+        if record["cell"]["experiment"] != experiment:
+            raise ValueError(f"record {name}: experiment={record['cell']['experiment']!r}; {experiment!r} is collected")
+        records[name] = record
+    check(records)
+    for method in sorted({record["cell"]["method"] for record in records.values()} - set(registry.names())):
+        logger.warning("method %s has records but no file in methods/; its name serves as its title", method)
+    metrics = _metric_columns()
+    generated = {_cell_key(record): record for record in records.values() if record["kind"] == "generate"}
+    rows = []
+    for name, record in records.items():
+        rows += _rows(name, record, generated.get(_cell_key(record)), metrics)
+    return sorted(rows, key=_position)
+
+
+def check(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses records that may not stand in one table.
+
+    Raises:
+        ValueError: none at all; two of one cell and kind; a ``generate`` without ``measure`` or the reverse; two GPU
+            models, or CPU and GPU for the same kind; within one model and length another noise, prompts, schedule or
+            seed; within one model other weights, untuned; a ``measure`` of clips that have been replaced since.
+    """
+    if not records:
+        raise ValueError("records: none are given; at least one is needed")
+    _check_counterparts(records)
+    _check_devices(records)
+    for what, read, group in (
+        ("noise", _hash("noise"), _length_key),
+        ("prompts", _hash("prompts"), _length_key),
+        ("weights", _hash("weights"), _weights_key),
+        ("schedule", _schedule, _length_key),
+    ):
+        _check_same(records, what, read, group)
+    _check_clips(records)
+
+
+def _check_counterparts(records: Mapping[str, Mapping[str, Any]]) -> None:
+    kinds: dict[tuple, dict[str, str]] = {}
+    for name, record in records.items():
+        held = kinds.setdefault(_cell_key(record), {})
+        if record["kind"] in held:
+            raise ValueError(f"record {name}: {held[record['kind']]} is about the same cell; one of them is needed")
+        held[record["kind"]] = name
+    for held in kinds.values():
+        for kind, other in (("generate", "measure"), ("measure", "generate")):
+            if kind in held and other not in held:
+                raise ValueError(f"record {held[kind]}: the {other} record of its cell is missing")
+
+
+def _check_devices(records: Mapping[str, Mapping[str, Any]]) -> None:
+    first_gpu: tuple[str, str] | None = None
+    first_of_kind: dict[str, tuple[str, str]] = {}
+    for name, record in records.items():
+        device = record["provenance"]["device"]
+        if not device:
+            continue
+        if device["type"] != "cpu":
+            first_gpu = first_gpu or (device["name"], name)
+            if device["name"] != first_gpu[0]:
+                raise ValueError(
+                    f"record {name}: measured on {device['name']}, {first_gpu[1]} on {first_gpu[0]}; "
+                    "one GPU model a table is allowed"
+                )
+        kind, other = first_of_kind.setdefault(record["kind"], (device["type"], name))
+        if device["type"] != kind:
+            raise ValueError(
+                f"record {name}: measured on {device['type']}, {other} on {kind}; "
+                f"one kind of device for all {record['kind']} records is allowed"
+            )
+
+
+def _check_same(
+    records: Mapping[str, Mapping[str, Any]], what: str, read: Callable[..., str | None], group: Callable[..., tuple]
+) -> None:
+    """Refuses two records of a group that differ in something they must share."""
+    first: dict[tuple, tuple[str, str]] = {}
+    for name, record in records.items():
+        value = read(record)
+        if value is None:
+            if what == "noise" and record["kind"] == "generate" and record["status"] == "passed":
+                raise ValueError(f"record {name}: no hash of its noise; clips from unknown noise are not compared")
+            continue
+        seen, other = first.setdefault(group(record), (value, name))
+        if value != seen:
+            raise ValueError(f"record {name}: {what} {value} differs from that of {other}, {seen}; the same is needed")
+
+
+def _check_clips(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a measurement of clips other than those that the cell's ``generate`` record names."""
+    made = {_cell_key(record): record for record in records.values() if record["kind"] == "generate"}
+    for name, record in records.items():
+        if record["kind"] != "measure" or record["status"] != "passed":
+            continue
+        measured = _hash("candidate")(record) or _hash("candidate_clips")(record)
+        current = _hash("clips")(made[_cell_key(record)])
+        if measured and current and measured != current:
+            raise ValueError(f"record {name}: its clips {measured} are not those of the cell now, {current}; remeasure")
+
+
+def _hash(name: str) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda record: record["provenance"]["hashes"].get(name) or None
+
+
+def _schedule(record: Mapping[str, Any]) -> str:
+    cell = record["cell"]
+    names = ("frames", "height", "width", "steps", "dense_steps", "dense_layers", "clips", "seed")
+    return " ".join(f"{name}={cell[name]}" for name in names)
+
+
+def _length_key(record: Mapping[str, Any]) -> tuple:
+    return record["cell"]["model"], record["cell"]["length"]
+
+
+def _weights_key(record: Mapping[str, Any]) -> tuple:
+    """Untuned cells share a model's weights; a tuned cell has its own."""
+    cell = record["cell"]
+    return (cell["model"],) if not cell["tuned"] else (cell["model"], cell["length"], cell["method"])
+
+
+def _cell_key(record: Mapping[str, Any]) -> tuple:
+    cell = record["cell"]
+    return cell["model"], cell["length"], cell["method"], cell["tuned"]
+
+
+def _metric_columns() -> dict[str, dict[str, Any]]:
+    """What is known of each metric's columns, by key."""
+    from benchmark.metric import discover
+
+    known = {key: dict(facts) for key, facts in _ENGINE.items()}
+    for metric in discover().values():
+        for column in metric.columns:
+            known[column.key] = {
+                "label": column.label,
+                "unit": column.unit,
+                "direction": column.direction or "",
+                "ranks": column.ranks,
+                "decimals": column.decimals,
+                "footnote": column.footnote,
+            }
+    return known
+
+
+def _rows(
+    name: str,
+    record: Mapping[str, Any],
+    generated: Mapping[str, Any] | None,
+    metrics: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The rows of one record."""
+    cell, origin = record["cell"], record["provenance"]
+    source = generated or record
+    hashes = source["provenance"]["hashes"] | {key: value for key, value in origin["hashes"].items() if value}
+    base: dict[str, Any] = dict.fromkeys(COLUMNS)
+    base |= {key: cell[key] for key in COLUMNS if key in cell}
+    base |= _method_facts(cell, source)
+    base |= {
+        "tuning": "tuned" if cell["tuned"] else "untuned",
+        "density": source["values"].get("density"),
+        "kernel": source["details"].get("kernel") or cell["kernel"],
+        "kind": record["kind"],
+        "status": record["status"],
+        "record": name,
+        "mask_hash": hashes.get("mask"),
+        "weights_hash": hashes.get("weights"),
+        "noise_hash": hashes.get("noise"),
+        "device": origin["device"].get("name"),
+        "commit": origin["commit"],
+        "code": origin["code"],
+        "date": origin["date"],
+    }
+    if record["status"] != "passed":
+        return [base | {"metric": WHOLE_RECORD, "reason": record["reason"]}]
+    stated = record["details"].get("metrics", {})
+    owner = {key: facts for facts in stated.values() for key in facts.get("columns", [])}
+    rows = []
+    for key, value in record["values"].items():
+        facts = metrics.get(key, {})
+        rows.append(
+            base
+            | _column_facts(key, facts, record)
+            | {
+                "value": float(value),
+                "standard_error": standard_error(_of_clips(record, key)),
+                "flags": _flags(owner.get(key, {}), key),
+                "footnote": _footnote(facts, owner.get(key, {}), key),
+            }
+        )
+    for metric, facts in stated.items():
+        if facts["status"] == "passed":
+            continue
+        for key in _unmeasured(metric, facts):
+            known = _column_facts(key, metrics.get(key, {}), record)
+            rows.append(base | known | {"status": facts["status"], "reason": facts.get("reason")})
+    return rows
+
+
+def _unmeasured(metric: str, facts: Mapping[str, Any]) -> list[str]:
+    """The columns that a metric without numbers leaves empty: the one of its name, or else all that it declares."""
+    columns = facts.get("columns") or [metric]
+    return [metric] if metric in columns else list(columns)
+
+
+def _column_facts(key: str, facts: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "metric": key,
+        "label": facts.get("label") or key,
+        "unit": record["units"].get(key) or facts.get("unit", ""),
+        "direction": facts.get("direction", ""),
+        "ranks": facts.get("ranks", False),
+        "decimals": facts.get("decimals", 3),
+    }
+
+
+def _footnote(facts: Mapping[str, Any], stated: Mapping[str, Any], key: str) -> str | None:
+    """The sentence that must stand below a table with this column."""
+    if facts.get("footnote"):
+        return facts["footnote"]
+    footnotes = stated.get("footnotes") or []
+    if isinstance(footnotes, Mapping):
+        return footnotes.get(key)
+    return " ".join(footnotes) or None
+
+
+def _flags(stated: Mapping[str, Any], key: str) -> str | None:
+    """Flags as JSON, by name with the number of frames concerned; only those that begin with the column's key."""
+    flags = stated.get("flags") or {}
+    if not isinstance(flags, Mapping):
+        flags = dict.fromkeys(flags, 1)
+    own = {name: count for name, count in sorted(flags.items()) if name.startswith(key)}
+    return json.dumps(own) if own else None
+
+
+def _of_clips(record: Mapping[str, Any], key: str) -> list[float]:
+    values = [clip.get("values", clip).get(key) for clip in record["clips"]]
+    return [float(value) for value in values if value is not None]
+
+
+def standard_error(values: list[float]) -> float | None:
+    """Standard error of the mean over clips: sample deviation / sqrt(clips); None for fewer than two."""
+    if len(values) < 2:
+        return None
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def _method_facts(cell: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """Title, knobs and whether the density can be set, of a method at its solved knobs.
+
+    A method whose file is gone keeps its name as its title, so that old records stay readable.
+    """
+    from benchmark.method import Method
+
+    knobs = source["details"].get("knobs") or cell["knobs"]
+    words = json.dumps(dict(sorted(knobs.items())))
+    if cell["method"] not in registry.names():
+        return {"title": cell["method"], "knobs": words, "settable": None, "operator": None}
+    kind = registry.method_class(cell["method"])
+    own = kind().knobs()
+    method = kind(**{key: value for key, value in knobs.items() if key in own})
+    searched = kind.settings is not Method.settings
+    return {
+        "title": kind.title,
+        "knobs": words,
+        "settable": kind.sparse and (searched or method.density_knob() is not None),
+        "operator": "softmax" if kind.attend is Method.attend else "own",
+    }
+
+
+def _position(row: Mapping[str, Any]) -> tuple:
+    """The place of a row: model, length, method in the order of tables, untuned first, kind, metric."""
+    order = registry.names()
+    place = order.index(row["method"]) if row["method"] in order else len(order)
+    cell = (row["model"], row["frames"], row["length"], place, row["method"], row["tuning"] == "tuned")
+    return *cell, row["kind"], row["metric"]
+
+
+def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    """Writes the rows as Parquet, whole or not at all; the same rows give the same bytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    _write_whole(path, lambda part: pyarrow.parquet.write_table(_table(rows), part))
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """Writes the rows as CSV with a header, whole or not at all."""
+    import pyarrow.csv
+
+    _write_whole(path, lambda part: pyarrow.csv.write_csv(_table(rows), part))
+
+
+def _table(rows: list[dict[str, Any]]):
+    import pyarrow
+
+    types = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    return pyarrow.Table.from_pylist(rows, pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()]))
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.description = "Gather records into one tidy table, and refuse those that may not meet in one."
+    parser.epilog = EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--experiment", required=True, help="experiment that every record must be of")
+    parser.add_argument("--records", type=Path, nargs="+", required=True, metavar="FILE", help="all its records")
+    parser.add_argument("--out-parquet", type=Path, required=True, metavar="FILE", help="the table as Parquet")
+    parser.add_argument("--out-csv", type=Path, required=True, metavar="FILE", help="the same table as CSV")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect and write. Returns the exit status."""
+    rows = collect(args.experiment, args.records)
+    write_parquet(rows, args.out_parquet)
+    write_csv(rows, args.out_csv)
+    versions = len({row["code"] for row in rows})
+    if versions > 1:
+        logger.warning("the records come from %d versions of the code; the tables say so", versions)
+    print(f"{len(rows)} rows of {len(set(map(str, args.records)))} records in {args.out_parquet} and {args.out_csv}")
+    return 0

@@ -1,0 +1,141 @@
+"""The verb ``measure``: one cell's clips, measured against the dense clips from the same noise."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from benchmark.cell import add_cell_arguments, from_arguments, from_record
+from benchmark.records import make_record, read_record, sha256_file, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def measure(
+    reference: dict[str, Any], candidate: dict[str, Any], metrics: list[str], settings: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Measures the clips of a ``generate`` record against those of another.
+
+    Args:
+        reference: record of the dense clips.
+        candidate: record of the clips that are measured.
+        metrics: names of metrics.
+        settings: settings by metric.
+
+    Returns:
+        A record of kind ``measure``: means over clips, and each clip's numbers. Where either record did not pass,
+        neither does this one, for the reason given there.
+
+    Raises:
+        ValueError: the clips did not start from the same noise or prompts, or a file is not the one recorded.
+    """
+    from tqdm import tqdm
+
+    from benchmark.clips import read_clip
+    from benchmark.compare import compare_frames, summarise
+    from benchmark.metric import prepare
+
+    cell = from_record(candidate)
+    for record in (candidate, reference):
+        if record["status"] != "passed":
+            reason = f"{record['cell']['method']} clips: {record['reason']}"
+            return make_record("measure", cell, record["status"], reason=reason)
+    theirs, ours = reference["provenance"]["hashes"], candidate["provenance"]["hashes"]
+    for name in ("noise", "prompts"):
+        if theirs[name] != ours[name]:
+            raise ValueError(
+                f"measure: {cell.method} and its reference did not start from the same {name} "
+                f"({ours[name][:12]}, {theirs[name][:12]}); make both again"
+            )
+    ready = prepare(metrics, settings)
+    results = []
+    pairs = list(zip(reference["clips"], candidate["clips"], strict=True))
+    for first, second in tqdm(pairs, desc=f"measuring {cell.model} {cell.length} {cell.method}", unit="clip"):
+        paths = [_file(record, clip) for record, clip in ((reference, first), (candidate, second))]
+        found = compare_frames(read_clip(paths[0]), read_clip(paths[1]), ready, prompt=second["prompt"])
+        results.append({"name": second["name"], **found})
+    summary = summarise(results, ready)
+    values = {
+        column.key: summary[column.key] for metric in ready for column in metric.metric.columns if column.key in summary
+    }
+    units = {column.key: column.unit for metric in ready for column in metric.metric.columns if column.key in values}
+    details = {
+        "metrics": {
+            metric.name: {
+                "status": summary["status"][metric.name],
+                "reason": summary["reasons"].get(metric.name),
+                "columns": [column.key for column in metric.metric.columns if column.key in values],
+                "footnotes": [
+                    summary["footnotes"][column.key]
+                    for column in metric.metric.columns
+                    if column.key in summary["footnotes"]
+                ],
+                "flags": {
+                    flag: count
+                    for flag, count in summary["flags"].items()
+                    if flag.startswith(tuple(column.key for column in metric.metric.columns))
+                },
+            }
+            for metric in ready
+        },
+        "frames": summary["frames"],
+        "provenance": summary["provenance"],
+    }
+    return make_record(
+        "measure",
+        cell,
+        "passed",
+        values,
+        clips=[{"name": found["name"], "values": found["values"], "flags": found["flags"]} for found in results],
+        units=units,
+        details=details,
+        hashes={
+            "noise": ours["noise"],
+            "prompts": ours["prompts"],
+            "reference_clips": theirs["clips"],
+            "candidate_clips": ours["clips"],
+        },
+    )
+
+
+def _file(record: dict[str, Any], clip: dict[str, Any]) -> Path:
+    """A clip's file, if it is the one recorded."""
+    path = Path(record["details"]["folder"]) / clip["name"]
+    if not path.exists():
+        raise ValueError(f"clip {path}: the file is missing; make {record['cell']['method']} again")
+    if sha256_file(path) != clip["sha256"]:
+        raise ValueError(f"clip {path}: not the file that was recorded (SHA-256 differs)")
+    return path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the verb ``measure``."""
+    parser.description = "Measures the clips of one cell against the dense clips from the same noise."
+    parser.epilog = (
+        "example: python -m benchmark measure --model testbed-nano --frames 16 --height 48 --width 48 --method radial "
+        "--inputs results/quick/inputs/testbed-nano/1x --reference dense/generate.json --candidate "
+        "radial/generate.json --metrics psnr,ssim,adherence --record measure.json"
+    )
+    add_cell_arguments(parser)
+    parser.add_argument("--inputs", type=Path, required=True, help="folder written by the verb inputs")
+    parser.add_argument("--reference", type=Path, required=True, help="record of the dense clips")
+    parser.add_argument("--candidate", type=Path, required=True, help="record of the clips to measure")
+    parser.add_argument("--metrics", default="psnr,ssim,lpips", help="names, with commas (default: %(default)s)")
+    parser.add_argument("--lpips-weights", type=Path, help="weights of LPIPS's AlexNet trunk")
+    parser.add_argument("--lpips-download", action="store_true", help="download them if they are not at hand")
+    parser.add_argument("--record", type=Path, required=True, help="record to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The verb ``measure``."""
+    cell = from_arguments(args)
+    reference, candidate = read_record(args.reference), read_record(args.candidate)
+    if from_record(candidate) != cell:
+        raise ValueError(f"measure: {args.candidate} is the record of another cell: {from_record(candidate)}")
+    settings = {"lpips": {"weights": args.lpips_weights, "download": args.lpips_download}}
+    names = args.metrics.split(",")
+    record = measure(reference, candidate, names, {key: value for key, value in settings.items() if key in names})
+    write_json(args.record, record)
+    return 0

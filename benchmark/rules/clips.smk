@@ -1,0 +1,59 @@
+# A cell's clips, and what is measured on them. A job's command line states its cell and nothing of the other cells, so
+# that another method, metric or length runs what is new and no more.
+
+
+rule generate:
+    input:
+        prompts=rules.inputs.output.prompts,
+        noise=rules.inputs.output.noise,
+        method="methods/{method}.py",
+        weights=lambda wildcards: experiments.weights_files(wildcards.model),
+    output:
+        # The clips are no outputs for Snakemake: it would delete those that are done before a job goes on.
+        record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/{{tuning}}/generate.json",
+    log:
+        f"{LOGS}/generate/{{model}}-{{length}}-{{method}}-{{tuning}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/generate/{{model}}-{{length}}-{{method}}-{{tuning}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=min(len(GPUS), 1),
+        mem_mb=4000,
+    params:
+        cell=lambda wildcards: cell_of(wildcards).arguments(),
+        inputs=lambda wildcards, input: Path(input.prompts).parent,
+        clips=f"{RESULTS}/clips/{{model}}/{{length}}/{{method}}/{{tuning}}",
+    shell:
+        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu generate {params.cell} "
+        "--inputs {params.inputs} --out {params.clips} --record {output.record} > {log} 2>&1"
+
+
+rule measure:
+    input:
+        reference=f"{RESULTS}/records/{{model}}/{{length}}/{experiments.REFERENCE}/untuned/generate.json",
+        candidate=rules.generate.output.record,
+        prompts=rules.inputs.output.prompts,
+        metrics=[f"metrics/{name}.py" for name in CONFIG["metrics"]],
+        lpips=CONFIG["lpips"]["weights"] or [],
+    output:
+        record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/{{tuning}}/measure.json",
+    log:
+        f"{LOGS}/measure/{{model}}-{{length}}-{{method}}-{{tuning}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure/{{model}}-{{length}}-{{method}}-{{tuning}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        cell=lambda wildcards: cell_of(wildcards).arguments(),
+        inputs=lambda wildcards, input: Path(input.prompts).parent,
+        metrics=",".join(CONFIG["metrics"]),
+        lpips=lpips_options(),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m benchmark measure {params.cell} --inputs {params.inputs} "
+        "--reference {input.reference} --candidate {input.candidate} --metrics {params.metrics} {params.lpips} "
+        "--record {output.record} > {log} 2>&1"

@@ -1,0 +1,86 @@
+# The checked configuration, and the names that the rules share. Nothing here is a rule.
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+from benchmark import config as experiments
+from benchmark import gpus
+
+logging.getLogger("benchmark").setLevel(logging.INFO)
+logging.getLogger("benchmark").addHandler(logging.StreamHandler())
+
+# The jobs' python is the one that Snakemake runs on; an environment of Snakemake's own (--sdm conda) goes before it.
+# The check of the configuration plans small masks, for which more threads only wait for each other.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+os.environ.update(PATH=PATH, OMP_NUM_THREADS="1")
+
+try:
+    # A process that Snakemake starts for a single job need not hold the budget against all methods again.
+    CONFIG = experiments.check(experiments.from_words(config), budgets=workflow.is_main_process)
+    CELLS = {cell.path.as_posix(): cell for cell in experiments.cells(CONFIG)}
+    GPUS = gpus.visible()
+except ValueError as error:
+    where = ", ".join(map(os.path.relpath, workflow.configfiles))
+    where += " with --config" if workflow.config_settings.config else ""
+    print(f"{where}: {error}", file=sys.stderr)
+    sys.exit(2)
+
+RESULTS = f"results/{CONFIG['experiment']}"
+LOGS = f"logs/{CONFIG['experiment']}"
+TABLES = f"{RESULTS}/tables"
+FIGURES = f"{RESULTS}/figures"
+ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
+LENGTHS = [length["name"] for length in CONFIG["lengths"]]
+
+
+wildcard_constraints:
+    model="|".join(CONFIG["models"]),
+    length="|".join(LENGTHS),
+    method="|".join(CONFIG["methods"]),
+    tuning="untuned|tuned",
+
+
+def cell_of(wildcards):
+    """The cell of a job's wildcards; a path that no cell has is no target."""
+    return CELLS[f"{wildcards.model}/{wildcards.length}/{wildcards.method}/{wildcards.tuning}"]
+
+
+def records(kind):
+    """The records of one kind of all cells."""
+    return [f"{RESULTS}/records/{path}/{kind}.json" for path in CELLS]
+
+
+def clip_shape(wildcards):
+    """The options that state the clips that all methods of a model and length draw."""
+    cell = next(cell for cell in CELLS.values() if (cell.model, cell.length) == (wildcards.model, wildcards.length))
+    return (
+        f"--experiment {cell.experiment} --model {cell.model} --length {cell.length} --frames {cell.frames} "
+        f"--height {cell.height} --width {cell.width} --clips {cell.clips} --seed {cell.seed}"
+    )
+
+
+def lpips_options():
+    """The options that say where LPIPS finds its weights."""
+    weights, download = CONFIG["lpips"]["weights"], CONFIG["lpips"]["download"]
+    return " ".join([f"--lpips-weights {weights}"] * bool(weights) + ["--lpips-download"] * bool(download))
+
+
+# What all tables and figures are made with, and what each reads besides its own source.
+PAPER = [
+    path.as_posix()
+    for path in (*sorted(Path("paper_figures").glob("*.py")), *sorted(Path("paper_figures/published").glob("*.csv")))
+    if not re.fullmatch(r"(table|figure)\d+\.py", path.name)
+]
+SOURCES = {
+    "table1": [f"{RESULTS}/records.parquet"],
+    "table2": [f"{RESULTS}/records.parquet"],
+    "figure2": [f"{RESULTS}/operations.json"],
+    "figure3": [],
+    "figure4": [f"{RESULTS}/attention/{model}.npz" for model in CONFIG["models"]],
+    "figure5": [],
+    "figure6": [f"{RESULTS}/records.parquet"],
+    "figure7": [f"{RESULTS}/records.parquet"],
+}

@@ -1,0 +1,212 @@
+"""The configuration: what is refused and with which words, and the cells that come out."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import yaml
+
+from benchmark import config, models, registry
+from benchmark.budget import at_budget
+from benchmark.cell import Cell
+from benchmark.metric import metric_names
+
+SPEC = models.get("testbed-nano")
+ROWS, COLUMNS = SPEC.token_pixels  # pixels a token covers
+
+
+def smoke(**changes):
+    """The smoke configuration with some keys changed."""
+    return config.read(config.ROOT / "config" / "smoke.yaml") | changes
+
+
+def refusal(budgets=False, **changes):
+    """The line that a changed smoke configuration is refused with."""
+    with pytest.raises(ValueError) as caught:
+        config.check(smoke(**changes), budgets=budgets)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("name", ["quick", "smoke"])
+def test_shipped_configurations_are_right(name):
+    checked = config.load(config.ROOT / "config" / f"{name}.yaml")
+    assert checked["experiment"] == name
+    assert len(config.cells(checked)) == len(checked["models"]) * len(checked["lengths"]) * len(checked["methods"])
+
+
+def test_quick_runs_every_method_at_three_lengths_with_every_metric():
+    checked = config.check(config.read(config.ROOT / "config" / "quick.yaml"), budgets=False)
+    assert checked["methods"] == registry.names()
+    assert [length["name"] for length in checked["lengths"]] == ["1x", "2x", "4x"]
+    assert sorted(checked["metrics"]) == metric_names()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": ["dense"]}, ["method: the key is unknown", "did you mean 'methods'?"]),
+        ({"schedule": {"step": 2, "dense_steps": 1, "dense_layers": 0}}, ["schedule.step: the key", "'steps'"]),
+        ({"schedule": {"steps": 2, "dense_steps": 1}}, ["schedule.dense_layers: the key is missing"]),
+        ({"schedule": {"steps": 2, "dense_steps": 3, "dense_layers": 0}}, ["dense_steps=3", "at most 2"]),
+        (
+            {"schedule": {"steps": 2, "dense_steps": 1, "dense_layers": 99}},
+            ["dense_layers=99", "all layers of testbed"],
+        ),
+        ({"schedule": {"steps": "two", "dense_steps": 1, "dense_layers": 0}}, ["schedule.steps='two'", "whole number"]),
+        ({"methods": ["dense", "radal"]}, ["methods", "'radal'", "did you mean 'radial'?"]),
+        ({"methods": "radial"}, ["methods='radial'", "all, or a list"]),
+        ({"methods": ["dense", "dense"]}, ["methods=", "each once"]),
+        ({"models": ["testbed-nan"]}, ["'testbed-nan'", "'testbed-nano'"]),
+        ({"models": ["wan2.1-14b"]}, ["models: wan2.1-14b has no weights here", "testbed-nano"]),
+        ({"metrics": ["psnrr"]}, ["metrics: 'psnrr'", "did you mean 'psnr'?"]),
+        ({"kernel": "sdpaa"}, ["kernel: 'sdpaa'", "did you mean 'sdpa'?"]),
+        ({"lengths": ["3x"]}, ["lengths", "'3x'", "1x, 2x, 4x"]),
+        ({"lengths": [{"name": "long", "frames": 4000}]}, ["lengths: long", "frames=4000", "the nearest is "]),
+        ({"lengths": [{"name": "a", "frames": 9, "height": 8 * ROWS - 1}]}, [f"nearest are {7 * ROWS} and {8 * ROWS}"]),
+        (
+            {"lengths": [{"name": "a", "frames": 9, "width": 1}]},
+            ["a: testbed-nano: width=1", f"the nearest is {COLUMNS}"],
+        ),
+        ({"lengths": [{"name": "x", "frames": 16, "heigth": 64}]}, ["lengths[0].heigth", "did you mean 'height'?"]),
+        ({"lengths": ["1x", {"name": "1x", "frames": 8}]}, ["lengths: '1x' stands there 2 times"]),
+        ({"knobs": {"radial": {"decoy": 1.0}}}, ["radial has no knob 'decoy'", "did you mean 'decay'?"]),
+        ({"knobs": {"radial": {"decay": 99.0}}}, ["decay=99.0", "at most 16"]),
+        ({"knobs": {"radail": {"decay": 1.0}}}, ["knobs", "'radail'", "did you mean 'radial'?"]),
+        ({"budget": 1.5}, ["budget=1.5", "at most 1"]),
+        ({"budget": "half"}, ["budget='half'", "a density"]),
+        ({"block": 0}, ["block=0", "at least 1"]),
+        ({"prompts": {"count": 0, "seed": 1}}, ["prompts.count=0", "from 1 to 999"]),
+        ({"experiment": "../elsewhere"}, ["experiment='../elsewhere'", "a letter first"]),
+        ({"lpips": {"weights": 3}}, ["lpips.weights=3", "path"]),
+    ],
+)
+def test_refusals_name_the_key_the_value_and_what_is_allowed(changes, words):
+    line = refusal(**changes)
+    assert all(word in line for word in words), line
+
+
+def test_missing_keys_are_named():
+    incomplete = smoke()
+    del incomplete["block"]
+    with pytest.raises(ValueError, match="block: the key is missing"):
+        config.check(incomplete, budgets=False)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.99])
+def test_a_budget_out_of_reach_is_refused_with_one_that_all_methods_reach(budget):
+    line = refusal(budgets=True, budget=budget, lengths=["4x"])
+    assert f"budget={budget}" in line and "reaches densities from" in line
+    nearest = float(line.rpartition(" ")[2])
+    checked = config.check(smoke(budget=nearest, lengths=["4x"]))
+    layout = SPEC.layout(frames=SPEC.lengths["4x"])
+    for name in checked["methods"]:
+        at_budget(registry.get(name), layout, checked["block"], nearest)
+
+
+def test_the_check_of_the_budget_agrees_with_the_solver():
+    layout = SPEC.layout(frames=8)
+    for name in registry.names():
+        method = registry.get(name, {"tile": "4x4x4"} if name == "sta" else {})
+        found = config.reach(method, layout, 4)
+        if found is None:
+            assert at_budget(method, layout, 4, 0.01) is method
+            continue
+        low, high = found
+        for budget, possible in ((low, True), (high, True), (low / 1.2, False), (0.8 * low + 0.2 * high, True)):
+            if possible:
+                at_budget(method, layout, 4, min(budget, 1.0))
+            else:
+                with pytest.raises(ValueError, match="reaches densities"):
+                    at_budget(method, layout, 4, budget)
+
+
+def test_cells_say_what_decides_their_clips_and_nothing_else():
+    few = config.cells(config.check(smoke(), budgets=False))
+    more = config.cells(config.check(smoke(methods="all", metrics=["psnr"]), budgets=False))
+    assert {cell.arguments() for cell in few} < {cell.arguments() for cell in more}
+    by_method = {cell.method: cell for cell in few}
+    assert by_method["dense"].budget is None  # it has no density to set: another budget shall not run it again
+    assert by_method["radial"].budget == 0.5
+    assert len({cell.path for cell in more}) == len(more)
+
+
+def test_lengths_by_name_and_by_shape():
+    checked = config.check(smoke(lengths=["2x", {"name": "small", "frames": 8, "height": 2 * ROWS}]), budgets=False)
+    shapes = {cell.length: (cell.frames, cell.height, cell.width) for cell in config.cells(checked)}
+    _, height, width = SPEC.default
+    assert shapes == {"2x": (SPEC.lengths["2x"], height, width), "small": (8, 2 * ROWS, width)}
+
+
+def test_dense_is_added_as_the_reference_and_logged(caplog):
+    with caplog.at_level(logging.INFO, logger="benchmark.config"):
+        checked = config.check(smoke(methods=["random"]), budgets=False)
+    assert checked["methods"] == ["dense", "random"]
+    assert "dense is added" in caplog.text
+
+
+def test_keys_that_may_be_left_out_get_their_defaults():
+    least = {key: value for key, value in smoke().items() if key not in ("budget", "kernel")}
+    checked = config.check(least, budgets=False)
+    assert (checked["budget"], checked["kernel"], checked["knobs"]) == (None, "auto", {})
+    assert checked["lpips"] == {"weights": None, "download": False}
+    assert all(cell.budget is None for cell in config.cells(checked))
+
+
+def test_words_of_the_command_line_become_numbers():
+    words = {"schedule": {"steps": "4"}, "budget": "null", "lengths": ["1x"], "lpips": {"download": "true"}, "n": "0.5"}
+    assert config.from_words(words) == {
+        "schedule": {"steps": 4},
+        "budget": None,
+        "lengths": ["1x"],
+        "lpips": {"download": True},
+        "n": 0.5,
+    }
+
+
+def test_knobs_reach_their_method_only():
+    checked = config.check(smoke(knobs={"radial": {"sink": False}}), budgets=False)
+    assert {cell.method: cell.knobs for cell in config.cells(checked)} == {
+        "dense": {},
+        "radial": {"sink": False},
+        "random": {},
+    }
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(ValueError, match="none.yaml: no such"):
+        config.load(tmp_path / "none.yaml")
+    path = tmp_path / "bad.yaml"
+    path.write_text("models: [dense\n")
+    with pytest.raises(ValueError, match="bad.yaml: not YAML"):
+        config.load(path)
+    path.write_text("- a\n")
+    with pytest.raises(ValueError, match="keys and values are needed"):
+        config.load(path)
+    path.write_text(yaml.safe_dump(smoke(kernel="none")))
+    with pytest.raises(ValueError, match="bad.yaml: kernel: 'none'"):
+        config.load(path)
+
+
+def test_a_method_file_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "METHODS_FOLDER", tmp_path)
+    for name in ("dense", "broken"):
+        (tmp_path / f"{name}.py").write_text("")
+    monkeypatch.setattr("methods.__path__", [str(tmp_path)])
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    line = refusal(methods=["broken"])
+    assert line.startswith("methods/broken.py: cannot be used: ModuleNotFoundError")
+
+
+def test_a_cell_is_read_back_from_its_words():
+    import argparse
+
+    from benchmark.cell import add_cell_arguments, from_arguments
+
+    parser = argparse.ArgumentParser()
+    add_cell_arguments(parser)
+    for cell in config.cells(config.check(smoke(knobs={"radial": {"sink": False}}), budgets=False)):
+        assert isinstance(cell, Cell)
+        assert from_arguments(parser.parse_args(cell.arguments().split())) == cell

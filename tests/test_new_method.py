@@ -1,0 +1,89 @@
+"""The stub of a new method: it runs, and names that cannot be are refused."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+import torch
+
+from benchmark import new_method, registry
+from benchmark.__main__ import main
+from benchmark.budget import at_budget
+from benchmark.layout import VideoLayout
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of methods of its own, beside the project's."""
+    found = tmp_path / "methods"
+    found.mkdir()
+    monkeypatch.setattr(registry, "METHODS_FOLDER", found)
+    monkeypatch.setattr("methods.__path__", [str(found)])
+    yield found
+    for path in found.glob("*.py"):
+        sys.modules.pop(f"methods.{path.stem}", None)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.parametrize("name", ["my_method", "method", "block_mask"])
+def test_a_new_method_is_found_and_runs(folder, name):
+    assert new_method.write(name, folder) == folder / f"{name}.py"
+    assert registry.names() == [name]
+    method = registry.get(name)
+    assert method.name() == name
+    layout = VideoLayout(5, 3, 4, text=7)
+    mask = method.block_mask(layout, 8)
+    assert 0 < mask.density < 1
+    tokens = mask.to_tokens()[0]
+    assert bool(tokens[layout.video :].all()) and bool(tokens[:, layout.video :].all())
+    assert not bool(tokens[0, layout.video // 2])
+    for budget in (0.6, 0.9):
+        assert at_budget(method, layout, 8, budget).density(layout, 8) == pytest.approx(budget, abs=0.1)
+    q = torch.randn(1, layout.tokens, 2, 4)
+
+    def kernel(q, k, v, mask):
+        scores = torch.einsum("bihd,bjhd->bhij", q, k).masked_fill(~mask.to_tokens(), -torch.inf)
+        return torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v)
+
+    out = method.attend(q, q, q, lambda x: x, layout, 8, kernel)
+    assert out.shape == q.shape and bool(out.isfinite().all())
+
+
+def test_the_command_says_what_comes_next(folder, capsys):
+    assert main(["new-method", "my_method"]) == 0
+    out = capsys.readouterr().out
+    assert "methods/my_method.py" in out
+    assert "pytest -k my_method" in out
+    assert "snakemake --cores all --config methods=[dense,radial,my_method]" in out
+
+
+def test_a_file_that_is_there_is_left_alone(folder, capsys):
+    (folder / "mine.py").write_text("kept")
+    assert main(["new-method", "mine"]) == 2
+    assert "mine.py is there already" in capsys.readouterr().err
+    assert (folder / "mine.py").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("My-Method", "my_method"), ("2fast", "m_2fast"), ("class", "m_class"), ("a b", "a_b"), ("é", "m_")],
+)
+def test_names_that_cannot_be_are_refused_with_one_that_can(folder, capsys, name, near):
+    assert main(["new-method", name]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and repr(near) in err
+    assert list(folder.iterdir()) == []
+
+
+def test_the_stub_is_in_the_project_s_style(folder):
+    import subprocess
+
+    path = new_method.write("my_method", folder)
+    for words in (["check"], ["format", "--check"]):
+        settings = ["--config", str(registry.Path(__file__).parent.parent / "pyproject.toml")]
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *words, *settings, str(path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
