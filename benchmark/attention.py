@@ -48,8 +48,8 @@ class Schedule:
 class AttentionRouter:
     """Runs each layer's attention, densely or by the method.
 
-    Set ``step`` before each sampling step. The method's pattern is planned once for every layout, number of heads and
-    device, and kept.
+    Set ``step`` before each sampling step. The method's pattern is planned once for every layout, block size, number of
+    heads and device, and kept.
     """
 
     def __init__(self, method: Method, layout: VideoLayout, block: int, kernel: Kernel, schedule: Schedule) -> None:
@@ -59,8 +59,8 @@ class AttentionRouter:
         self.kernel = kernel
         self.schedule = schedule
         self.step = 0
-        self._patterns: dict[tuple[VideoLayout, int, str], Pattern] = {}
-        self._dense: dict[tuple[VideoLayout, str], BlockMask] = {}
+        self._patterns: dict[tuple[VideoLayout, int, int, str], Pattern] = {}
+        self._dense: dict[tuple[VideoLayout, int, str], BlockMask] = {}
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rotate: Rotation) -> torch.Tensor:
         """The self-attention of a layer at the current step.
@@ -80,13 +80,13 @@ class AttentionRouter:
         return self.method.attend(q, k, v, rotate, self.layout, self.block, self.kernel, pattern)
 
     def _pattern(self, heads: int, device: torch.device) -> Pattern:
-        key = (self.layout, heads, str(device))
+        key = (self.layout, self.block, heads, str(device))
         if key not in self._patterns:
             self._patterns[key] = self.method.pattern(self.layout, self.block, heads, device)
         return self._patterns[key]
 
     def _dense_mask(self, device: torch.device) -> BlockMask:
-        key = (self.layout, str(device))
+        key = (self.layout, self.block, str(device))
         if key not in self._dense:
             self._dense[key] = dense_mask(self.layout, self.block, device)
         return self._dense[key]

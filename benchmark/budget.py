@@ -50,15 +50,33 @@ def has_budget(method: Method, layout: VideoLayout, block: int) -> bool:
     return method.density_knob() is not None or next(iter(method.settings(layout, block)), None) is not None
 
 
+def reach(method: Method, layout: VideoLayout, block: int, heads: int = 1) -> tuple[float, float] | None:
+    """The lowest and the highest density that a method can be set to; None where it has none to set.
+
+    Its ``settings`` are gone through, if it lists any; else only both ends of its budget knob are planned.
+    """
+    settings = list(method.settings(layout, block))
+    if not settings and method.density_knob() is None:
+        return None
+    if not settings:
+        settings = [replace(method, **{method.density_knob(): end}) for end in _ends(method, layout)]
+    densities = [setting.density(layout, block, heads) for setting in settings]
+    return min(densities), max(densities)
+
+
+def _ends(method: Method, layout: VideoLayout) -> tuple[float, float]:
+    """The lowest and the highest value of the budget knob."""
+    metadata = next(field.metadata for field in fields(method) if field.name == method.density_knob())
+    # Widths and runs of frames have no limit of their own: as many frames as there are make the whole video.
+    return metadata["low"], layout.frames if metadata["high"] is None else metadata["high"]
+
+
 def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, heads: int):
     """Bisection on the budget knob: the method, its density, and the range of densities within reach."""
     name = method.density_knob()
     field = next(field for field in fields(method) if field.name == name)
     whole = isinstance(field.default, int)
-    low = field.metadata["low"]
-    high = field.metadata["high"]
-    if high is None:
-        high = layout.frames  # widths and runs of frames: that many frames are the whole video
+    low, high = _ends(method, layout)
 
     tried: dict[float, tuple[float, Method]] = {}
 

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ import yaml
 from benchmark.cell import Cell
 
 if TYPE_CHECKING:
-    from benchmark.layout import VideoLayout
-    from benchmark.method import Method
     from benchmark.models import ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,23 +174,6 @@ def weights_files(model: str) -> list[Path]:
     return [WEIGHTS_FOLDER / f"{model}.safetensors", WEIGHTS_FOLDER / "manifest.json"]
 
 
-def reach(method: Method, layout: VideoLayout, block: int) -> tuple[float, float] | None:
-    """The lowest and the highest density that a method can be set to; None where it has none to set.
-
-    Its ``settings`` are gone through, if it lists any; else only both ends of its budget knob are planned.
-    """
-    settings = list(method.settings(layout, block))
-    name = method.density_knob()
-    if not settings and name is None:
-        return None
-    if not settings:
-        metadata = next(field.metadata for field in fields(method) if field.name == name)
-        high = layout.frames if metadata["high"] is None else metadata["high"]
-        settings = [replace(method, **{name: value}) for value in (metadata["low"], high)]
-    densities = [setting.density(layout, block) for setting in settings]
-    return min(densities), max(densities)
-
-
 def _checked_schema(config: Mapping[str, Any]) -> dict[str, Any]:
     """Holds a configuration against the schema, which is returned."""
     import jsonschema
@@ -319,6 +299,7 @@ def _check_budget(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> 
 def _reaches(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, float, float]]:
     """Where, lowest and highest density, for every method whose density can be set."""
     from benchmark import registry
+    from benchmark.budget import reach
 
     for spec in specs.values():
         for length in config["lengths"]:

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import logging
-import shutil
+import re
 import time
 import traceback
 from pathlib import Path
@@ -22,12 +22,13 @@ from benchmark import registry
 from benchmark.attention import AttentionRouter, Schedule
 from benchmark.budget import at_budget, has_budget
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
-from benchmark.inputs import read_inputs
+from benchmark.inputs import clip_seeds, read_inputs
 from benchmark.records import code_hash, describe_device, make_record, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
+_OWN_FILES = re.compile(r"\d{3,}\.mkv|\.\d{3,}\.[0-9a-f]+\.mkv|\.?progress\.json(\.\d+\.part)?")
 
 
 def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]:
@@ -43,18 +44,24 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
         record that says so.
 
     Raises:
-        ValueError: the cell cannot be: unknown names, impossible shapes, missing inputs or weights.
+        ValueError: the cell cannot be: unknown names, impossible shapes, missing inputs or weights, inputs of another
+            model or seed.
+        OSError: a clip cannot be written.
     """
     from benchmark import kernels, models
+    from benchmark.testbed.flow import scheduler
 
     spec = models.get(cell.model)
     layout = spec.layout(cell.frames, cell.height, cell.width)
     schedule = Schedule(cell.steps, cell.dense_steps, cell.dense_layers)
+    # What these refuse, the method is not to blame for.
+    layout.blocks(cell.block)
+    scheduler(cell.steps)
+    if cell.budget is not None and not 0 < cell.budget <= 1:
+        raise ValueError(f"budget={cell.budget}: a density above 0 and at most 1 is needed")
+    method = registry.get(cell.method, cell.knobs)
     prompts, noise, hashes = read_inputs(inputs)
-    if tuple(noise.shape[1:]) != spec.latent_shape(layout) or len(noise) < cell.clips:
-        raise ValueError(
-            f"inputs {inputs}: noise {tuple(noise.shape)}: {cell.clips} clips of {spec.latent_shape(layout)} are needed"
-        )
+    _check_inputs(cell, inputs, prompts, noise, spec.latent_shape(layout))
     kernel_name, kernel = kernels.select(cell.kernel, device)
     transformer, weights, repetition = _load(cell, device)
     described = describe_device(device)
@@ -64,29 +71,31 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
     def failed(status: str, reason: str) -> dict[str, Any]:
         return make_record("generate", cell, status, reason=reason, details=details, hashes=hashes, device=described)
 
-    method = registry.get(cell.method, cell.knobs)
     try:
         if cell.budget is not None:
-            method = at_budget(method, layout, cell.block, cell.budget)
-    except ValueError as error:
-        return failed("unsupported", str(error))
-    try:
+            try:
+                method = at_budget(method, layout, cell.block, cell.budget)
+            except ValueError as error:
+                return failed("unsupported", _line(error))
         pattern = method.pattern(layout, cell.block, spec.heads)
         details |= {"knobs": method.knobs(), "settable": has_budget(method, layout, cell.block)}
         hashes["mask"] = pattern.mask.hash()
         router = AttentionRouter(method, layout, cell.block, kernel, schedule)
         _install(cell, transformer, router, repetition)
         values = _costs(cell, spec, layout, method)
-        clips = _make_clips(cell, transformer, router, prompts, noise, out, device, hashes | {"kernel": kernel_name})
-    except torch.OutOfMemoryError as error:
-        return failed("out_of_memory", str(error).splitlines()[0])
+        key = _key(cell, hashes | {"kernel": kernel_name}, described)
+        clips = _make_clips(cell, transformer, router, prompts, noise, out, device, key)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return failed("out_of_memory", _line(error))
     except FloatingPointError as error:
-        return failed("incorrect", str(error))
+        return failed("incorrect", _line(error))
+    except OSError:  # a full disk is no fault of the method
+        raise
     except Exception as error:  # a method is anybody's code: its failure is a result, and the traceback is in the log
         logger.error("%s failed:\n%s", cell.method, traceback.format_exc())
-        return failed("error", f"{type(error).__name__}: {error}".splitlines()[0])
-    # The first clip of a process also pays for planning and compiling.
-    timed = [clip["seconds"] for clip in clips]
+        return failed("error", f"{type(error).__name__}: {_line(error)}")
+    # The first clip of a process also pays for planning and compiling: it counts only where there is no other.
+    timed = [clip["seconds"] for clip in clips if not clip["first"]] or [clip["seconds"] for clip in clips]
     values["generation_s"] = sum(timed) / len(timed)
     hashes["clips"] = hashlib.sha256("".join(clip["sha256"] for clip in clips).encode()).hexdigest()
     return make_record(
@@ -100,6 +109,30 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
         hashes=hashes,
         device=described,
     )
+
+
+def _check_inputs(cell: Cell, inputs: Path, prompts: dict[str, Any], noise: torch.Tensor, shape: tuple) -> None:
+    """Refuses inputs of another model, shape or seed than the cell's, or of too few clips."""
+    if prompts["model"] != cell.model:
+        raise ValueError(f"inputs {inputs}: made for {prompts['model']}; {cell.model} is needed")
+    seeds = clip_seeds(cell.seed, cell.clips)
+    if tuple(noise.shape[1:]) != shape or len(noise) < cell.clips:
+        raise ValueError(f"inputs {inputs}: noise {tuple(noise.shape)}: {cell.clips} clips of {shape} are needed")
+    if prompts["seeds"][: cell.clips] != seeds:
+        raise ValueError(
+            f"inputs {inputs}: seeds {prompts['seeds'][: cell.clips]}; {seeds} are needed for seed={cell.seed}"
+        )
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _key(cell: Cell, hashes: dict[str, str], device: dict[str, Any]) -> str:
+    """A hash of everything that shapes the clips of a cell; those of another key are not gone on with."""
+    shaping = [canonical(cell), hashes, code_hash(), device["type"], device["name"], torch.__version__]
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 
 def _load(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | None]:
@@ -121,7 +154,7 @@ def _install(cell: Cell, transformer: torch.nn.Module, router: AttentionRouter, 
 
 
 def _costs(cell: Cell, spec, layout, method) -> dict[str, float]:
-    """Density, and the operations of one clip's generation under the method and under dense attention, in PFLOP."""
+    """Density, and the operations of one clip's blocks under the method and under dense attention, in PFLOP."""
     from benchmark.operations import generation_operations, pflop
 
     dense = generation_operations(spec, layout, steps=cell.steps)
@@ -135,12 +168,12 @@ def _costs(cell: Cell, spec, layout, method) -> dict[str, float]:
     )
     return {
         "density": method.density(layout, cell.block, spec.heads),
-        "pflop": pflop(sparse.with_ends),
-        "pflop_dense": pflop(dense.with_ends),
+        "pflop": pflop(sparse.total),
+        "pflop_dense": pflop(dense.total),
     }
 
 
-def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: str, hashes) -> list[dict[str, Any]]:
+def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: str, key: str) -> list[dict[str, Any]]:
     """The clips that are not there yet; returns all of them."""
     from tqdm import tqdm
 
@@ -149,15 +182,15 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
     from benchmark.testbed.sample import sample
     from benchmark.testbed.world import to_uint8
 
-    key = hashlib.sha256((canonical(cell) + json.dumps(hashes, sort_keys=True) + code_hash()).encode()).hexdigest()
-    done = _finished(out, key)
     out.mkdir(parents=True, exist_ok=True)
+    done = _finished(out, key)
+    there = len(done)
 
     def before_step(step: int) -> None:
         router.step = step
 
     name = f"{cell.model} {cell.length} {cell.method}"
-    for number in tqdm(range(len(done), cell.clips), desc=name, unit="clip", initial=len(done), total=cell.clips):
+    for number in tqdm(range(there, cell.clips), desc=name, unit="clip", initial=there, total=cell.clips):
         start = time.perf_counter()
         text = encode([prompts["prompts"][number]]).to(device)
         frames = sample(transformer, noise[number : number + 1].to(device), text, cell.steps, before_step)[0]
@@ -173,6 +206,7 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
                 "seed": prompts["seeds"][number],
                 "sha256": sha256_file(path),
                 "seconds": seconds,
+                "first": number == there,
             }
         )
         write_json(out / PROGRESS, {"key": key, "clips": done})
@@ -180,22 +214,22 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
 
 
 def _finished(out: Path, key: str) -> list[dict[str, Any]]:
-    """Clips that an earlier run of the very same job finished; anything else in the folder is cleared away."""
+    """Clips that an earlier run of the very same job finished; whatever else such a job left is cleared away."""
     path = out / PROGRESS
-    if path.exists():
-        progress = json.loads(path.read_text())
-        if progress["key"] == key:
-            whole = []
-            for clip in progress["clips"]:
-                file = out / clip["name"]
-                if not file.exists() or sha256_file(file) != clip["sha256"]:
-                    break
-                whole.append(clip)
-            logger.info("%s: %d clips are there already", out, len(whole))
-            return whole
-    if out.exists():
-        shutil.rmtree(out)
-    return []
+    progress = json.loads(path.read_text()) if path.exists() else {"key": None, "clips": []}
+    whole = []
+    for clip in progress["clips"] if progress["key"] == key else []:
+        file = out / clip["name"]
+        if not file.exists() or sha256_file(file) != clip["sha256"]:
+            break
+        whole.append(clip)
+    kept = {clip["name"] for clip in whole} | ({PROGRESS} if whole else set())
+    for file in out.iterdir():
+        if _OWN_FILES.fullmatch(file.name) and file.name not in kept:
+            file.unlink()
+    if whole:
+        logger.info("%s: %d clips are there already", out, len(whole))
+    return whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -215,8 +249,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The verb ``generate``."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    record = generate(from_arguments(args), args.inputs, args.out, device)
+    from benchmark.testbed.sample import pick_device
+
+    record = generate(from_arguments(args), args.inputs, args.out, pick_device(args.device))
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

@@ -13,7 +13,20 @@ import torch
 from benchmark.records import sha256_file, sha256_tensor, write_json
 
 PROMPTS, NOISE = "prompts.json", "noise.safetensors"
-_SEEDS_APART = 100_000  # the scenes of two experiments' seeds do not overlap below this many clips
+_SEEDS_APART = 100_000  # two experiments' seeds share no clip's seed below this many clips
+
+
+def clip_seeds(seed: int, clips: int) -> list[int]:
+    """The seed of each clip's scene and noise, in an experiment of this seed.
+
+    Raises:
+        ValueError: a negative seed, or no clips.
+    """
+    if seed < 0:
+        raise ValueError(f"inputs: seed={seed}: at least 0 is needed")
+    if clips < 1:
+        raise ValueError(f"inputs: clips={clips}: at least 1 is needed")
+    return [seed * _SEEDS_APART + clip for clip in range(clips)]
 
 
 def write_inputs(model: str, frames: int, height: int, width: int, clips: int, seed: int, out: Path) -> dict[str, Any]:
@@ -36,11 +49,9 @@ def write_inputs(model: str, frames: int, height: int, width: int, clips: int, s
 
     if not model.startswith("testbed-"):
         raise ValueError(f"inputs: model {model!r}: prompts are made for testbeds only; {', '.join(_testbeds())}")
-    if clips < 1:
-        raise ValueError(f"inputs: clips={clips}: at least 1 is needed")
     spec = models.get(model)
     shape = spec.latent_shape(spec.layout(frames, height, width))
-    seeds = [seed * _SEEDS_APART + clip for clip in range(clips)]
+    seeds = clip_seeds(seed, clips)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(number)) for number in seeds])
     content = {
         "model": model,
@@ -63,15 +74,19 @@ def read_inputs(folder: Path) -> tuple[dict[str, Any], torch.Tensor, dict[str, s
     """Prompts, noise (clips, channels, latent frames, latent rows, latent columns) and the hashes of both.
 
     Raises:
-        ValueError: a file is missing, or the noise is not that of the prompts.
+        ValueError: a file is missing or damaged, or the noise is not that of the prompts.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for name in (PROMPTS, NOISE):
         if not (folder / name).exists():
             raise ValueError(f"inputs {folder / name}: the file is missing; python -m benchmark inputs writes it")
-    content = json.loads((folder / PROMPTS).read_text())
-    noise = load_file(folder / NOISE)["noise"]
+    try:
+        content = json.loads((folder / PROMPTS).read_text())
+        noise = load_file(folder / NOISE)["noise"]
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(f"inputs {folder}: cannot be read ({error}); python -m benchmark inputs writes it") from None
     found = sha256_tensor(noise)
     if found != content["noise_sha256"]:
         raise ValueError(f"inputs {folder / NOISE}: SHA-256 is {found}, {PROMPTS} says {content['noise_sha256']}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cell import add_cell_arguments, from_arguments, from_record
+from benchmark.inputs import read_inputs
 from benchmark.records import make_record, read_record, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ def measure(
     from benchmark.compare import compare_frames, summarise
     from benchmark.metric import prepare
 
+    for record in (reference, candidate):
+        if record["kind"] != "generate":
+            raise ValueError(f"measure: a record of kind {record['kind']!r}; records of the verb generate are needed")
     cell = from_record(candidate)
     for record in (candidate, reference):
         if record["status"] != "passed":
@@ -49,6 +53,10 @@ def measure(
                 f"measure: {cell.method} and its reference did not start from the same {name} "
                 f"({ours[name][:12]}, {theirs[name][:12]}); make both again"
             )
+    for what in ("name", "prompt", "seed"):
+        first, second = ([clip[what] for clip in record["clips"]] for record in (reference, candidate))
+        if first != second:
+            raise ValueError(f"measure: {cell.method} has clips of {what} {second}, its reference of {first}")
     ready = prepare(metrics, settings)
     results = []
     pairs = list(zip(reference["clips"], candidate["clips"], strict=True))
@@ -134,8 +142,12 @@ def run(args: argparse.Namespace) -> int:
     reference, candidate = read_record(args.reference), read_record(args.candidate)
     if from_record(candidate) != cell:
         raise ValueError(f"measure: {args.candidate} is the record of another cell: {from_record(candidate)}")
+    _, _, hashes = read_inputs(args.inputs)
+    for record, path in ((reference, args.reference), (candidate, args.candidate)):
+        if record["provenance"]["hashes"]["noise"] != hashes["noise"]:
+            raise ValueError(f"measure: the clips of {path} did not start from the noise in {args.inputs}; remake them")
     settings = {"lpips": {"weights": args.lpips_weights, "download": args.lpips_download}}
-    names = args.metrics.split(",")
+    names = [name.strip() for name in args.metrics.split(",") if name.strip()]
     record = measure(reference, candidate, names, {key: value for key, value in settings.items() if key in names})
     write_json(args.record, record)
     return 0

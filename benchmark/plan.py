@@ -143,8 +143,8 @@ def describe(found: Mapping[str, Any]) -> str:
         "a pass": f"{found['pflop_pass']:.4f} PFLOP, dense {found['pflop_pass_dense']:.4f}",
         "a generation": f"{found['pflop']:.1f} PFLOP, dense {found['pflop_dense']:.1f}",
         "its schedule": (
-            f"{found['steps']} steps of {found['passes']} pass{'es' if found['passes'] > 1 else ''}; the first {found['dense_steps']} steps and "
-            f"{found['dense_layers']} layers dense"
+            f"{found['steps']} steps of {found['passes']} pass{'es' if found['passes'] > 1 else ''}; the first "
+            f"{found['dense_steps']} steps and {found['dense_layers']} layers dense"
         ),
     }
     return "\n".join(f"{name:<16}{line}" for name, line in lines.items())

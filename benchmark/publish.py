@@ -11,13 +11,11 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
-
 from benchmark.records import describe_device, provenance, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 8 * 2**20
+LARGEST = 8_000_000  # bytes of one file of weights
 
 
 def publish(name: str, source: Path, device: str, clips: int, long_clips: int) -> dict:
@@ -37,6 +35,7 @@ def publish(name: str, source: Path, device: str, clips: int, long_clips: int) -
     from benchmark.models import testbed
     from benchmark.testbed.evaluate import evaluate
 
+    spec = models.get(name)
     weights, record = source / f"{name}.safetensors", source / f"{name}.training.json"
     for path in (weights, record):
         if not path.exists():
@@ -44,13 +43,18 @@ def publish(name: str, source: Path, device: str, clips: int, long_clips: int) -
     if weights.stat().st_size > LARGEST:
         raise ValueError(f"publish: {weights} has {weights.stat().st_size} bytes; at most {LARGEST} are allowed")
     digest = sha256_file(weights)
-    training = json.loads(record.read_text())
-    if training["sha256"] != digest:
-        raise ValueError(f"publish: {weights}: SHA-256 is {digest}, the training record says {training['sha256']}")
-    found = evaluate(testbed.load(name, device, source), models.get(name), clips, long_clips, device)
+    try:
+        training = json.loads(record.read_text())
+        stated = training["sha256"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"publish: {record}: no training record ({error})") from None
+    if stated != digest:
+        raise ValueError(f"publish: {weights}: SHA-256 is {digest}, the training record says {stated}")
+    found = evaluate(testbed.load(name, device, source), spec, clips, long_clips, device)
     folder = testbed.WEIGHTS_FOLDER
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(weights, folder / weights.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if weights.resolve() != (folder / weights.name).resolve():  # published weights may be evaluated anew in place
+        shutil.copyfile(weights, folder / weights.name)
     write_json(
         folder / record.name,
         training | {"evaluation": found | {"provenance": provenance() | {"device": describe_device(device)}}},
@@ -83,7 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The verb ``publish``."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    entry = publish(args.model, args.source, device, args.clips, args.long_clips)
+    from benchmark.testbed.sample import pick_device
+
+    entry = publish(args.model, args.source, pick_device(args.device), args.clips, args.long_clips)
     print(json.dumps(entry, indent=1))
     return 0

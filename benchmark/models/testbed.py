@@ -66,26 +66,36 @@ def manifest(name: str) -> dict[str, Any]:
     return published[name]
 
 
-def load(name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS_FOLDER) -> ModelMixin:
+def load(
+    name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS_FOLDER, spec: ModelSpec | None = None
+) -> ModelMixin:
     """A testbed's transformer with its published weights, in bfloat16, in evaluation mode.
 
     Norms, modulation and time embedding stay in float32, as diffusers keeps them when it loads Wan in bfloat16.
 
     Args:
         folder: where ``<name>.safetensors`` lies.
+        spec: what the weights were trained for; None for the testbed of that name.
 
     Raises:
-        ValueError: the file is missing, or is not the one that the manifest names.
+        ValueError: the file is missing, is not the one that the manifest names, or holds another model's weights.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from benchmark import models
+
+    spec = models.get(name) if spec is None else spec
     path = folder / f"{name}.safetensors"
     if not path.exists():
         raise ValueError(f"weights {path}: the file is missing")
-    if folder == WEIGHTS_FOLDER and (found := sha256_file(path)) != manifest(name)["sha256"]:
+    if folder.resolve() == WEIGHTS_FOLDER and (found := sha256_file(path)) != manifest(name)["sha256"]:
         raise ValueError(f"weights {path}: SHA-256 is {found}, the manifest says {manifest(name)['sha256']}")
-    transformer = build(SPEC, device)
-    transformer.load_state_dict(load_file(path, device=str(device)), strict=True)
+    transformer = build(spec, device)
+    try:
+        transformer.load_state_dict(load_file(path, device=str(device)), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"weights {path}: not those of {spec.name}: {' '.join(str(error).split())[:300]}") from None
     kept = tuple(transformer._keep_in_fp32_modules)
     for full_name, parameter in transformer.named_parameters():
         if not any(part in kept for part in full_name.split(".")):

@@ -14,7 +14,7 @@ from benchmark.testbed.grammar import describe, encode, parse
 from benchmark.testbed.sample import sample
 from benchmark.testbed.world import Scene, render, sample_scene, to_uint8
 
-FIRST_SEED = 900_000_000  # scenes that no experiment's prompts use
+FIRST_SEED = 900_000_000  # scenes that no experiment's prompts use below the seed 9000
 
 
 def make_clips(
@@ -53,13 +53,16 @@ def repetition(correlations: Sequence[float], least: float = 0.5) -> int | None:
     """The period in frames after which clips repeat: the highest peak once the correlation has fallen below zero.
 
     Returns:
-        None where it does not fall below zero, or comes back to less than ``least``.
+        None where it does not fall below zero, or has no peak of at least ``least`` after that. Still rising at the
+        end is no peak.
     """
-    below = next((shift for shift, value in enumerate(correlations) if value < 0), None)
-    if below is None:
-        return None
-    peak = max(range(below, len(correlations)), key=lambda shift: correlations[shift])
-    return peak + 1 if correlations[peak] >= least else None
+    below = next((shift for shift, value in enumerate(correlations) if value < 0), len(correlations))
+    peaks = [
+        shift
+        for shift in range(below + 1, len(correlations) - 1)
+        if correlations[shift] >= max(least, correlations[shift - 1], correlations[shift + 1])
+    ]
+    return max(peaks, key=lambda shift: correlations[shift]) + 1 if peaks else None
 
 
 def evaluate(transformer: torch.nn.Module, spec: Any, clips: int, long_clips: int, device: str) -> dict[str, Any]:
@@ -67,18 +70,23 @@ def evaluate(transformer: torch.nn.Module, spec: Any, clips: int, long_clips: in
 
     Args:
         spec: the testbed's ``ModelSpec``.
-        clips, long_clips: clips at the trained length, and at the longest.
+        clips, long_clips: clips at the trained length, and at the longest; at least 1 of each.
+
+    Raises:
+        ValueError: no clips.
     """
+    if min(clips, long_clips) < 1:
+        raise ValueError(f"evaluate: clips={clips}, long_clips={long_clips}: at least 1 of each is needed")
     size, steps, longest = spec.default.height, spec.steps, max(spec.lengths.values())
-    scenes = [sample_scene(FIRST_SEED + number) for number in range(clips)]
-    short = make_clips(transformer, scenes, spec.default.frames, size, steps, device)
+    scenes = [sample_scene(FIRST_SEED + number) for number in range(max(clips, long_clips))]
+    short = make_clips(transformer, scenes[:clips], spec.default.frames, size, steps, device)
     long = make_clips(transformer, scenes[:long_clips], longest, size, steps, device)
     correlations = autocorrelation(long)
     truth = autocorrelation(to_uint8(render(scenes[:long_clips], longest, size)).numpy())
     return {
         "steps": steps,
         "clips": clips,
-        "adherence": adherence(short, scenes),
+        "adherence": adherence(short, scenes[:clips]),
         "long_frames": longest,
         "long_clips": long_clips,
         "long_adherence": adherence(long, scenes[:long_clips]),

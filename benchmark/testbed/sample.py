@@ -9,6 +9,17 @@ import torch
 from benchmark.testbed.flow import scheduler, velocity
 
 
+def pick_device(asked: str | None) -> str:
+    """The device to run on: ``cpu`` or ``cuda`` as asked; where None, cuda if there is one.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: no CUDA GPU is visible; cpu is allowed")
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @torch.inference_mode()
 def sample(
     transformer: torch.nn.Module,

@@ -25,6 +25,7 @@ from benchmark.models.spec import ModelSpec, build
 from benchmark.records import describe_device, provenance, sha256_file, write_json
 from benchmark.testbed.flow import LEAST_TIME
 from benchmark.testbed.grammar import encode_batch
+from benchmark.testbed.sample import pick_device
 from benchmark.testbed.world import render_batch, sample_batch
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class TrainingSettings:
             grow with the sharpness of edges alone, and take the gradient away from what objects are and where they go.
         time_mean, time_deviation: the noise level t is the logistic function of a normal variable with these.
         seed: seed of weights, clips and noise.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     steps: int = 40_000
@@ -63,6 +67,19 @@ class TrainingSettings:
     time_mean: float = 1.0
     time_deviation: float = 1.2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "frames", "levels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train: {name}={getattr(self, name)}: at least 1 is needed")
+        for name in ("seconds", "rate", "least_weight_time"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train: {name}={getattr(self, name)}: a number above 0 is needed")
+        for name in ("warmup", "cooldown"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"train: {name}={getattr(self, name)}: a share above 0 and at most 1 is needed")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"train: average={self.average}: at least 0 and below 1 is needed")
 
     def rate_at(self, progress: float) -> float:
         """The learning rate when a share of the run is over."""
@@ -102,7 +119,8 @@ def train(spec: ModelSpec, settings: TrainingSettings, device: str, out: Path) -
         step, count = step + 1, count + 1
         if step == 1000:  # the average starts here, not at the random weights
             torch._foreach_copy_(averaged, [value.detach() for value in model.parameters()])
-        if step % 200 == 0 or step == settings.steps:
+        progress = max(step / settings.steps, (time.perf_counter() - start) / settings.seconds)
+        if step % 200 == 0 or progress >= 1:
             loss = float(total) / count
             total.zero_()
             count = 0
@@ -110,10 +128,9 @@ def train(spec: ModelSpec, settings: TrainingSettings, device: str, out: Path) -
                 raise FloatingPointError(f"training {spec.name}: loss {loss} at step {step}")
             curve.append({"step": step, "seconds": time.perf_counter() - start, "loss": loss, "rate": rate})
             bar.set_postfix(step=step, loss=f"{loss:.4f}")
-        if step < settings.steps:
+        if progress < 1:
             for static, drawn in zip((clean, prompts), next_batch(), strict=True):
                 static.copy_(drawn)
-        progress = max(step / settings.steps, (time.perf_counter() - start) / settings.seconds)
         bar.update(min(round(100 * progress), 100) - bar.n)
     bar.close()
     names = [name for name, _ in model.named_parameters()]
@@ -272,7 +289,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.model.startswith("testbed-"):
         raise ValueError(f"train: model {args.model!r}: only testbeds are trained here")
     settings = TrainingSettings(**{field.name: getattr(args, field.name) for field in fields(TrainingSettings)})
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(args.device)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
     train(models.get(args.model), settings, device, args.out)
