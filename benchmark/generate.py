@@ -93,7 +93,8 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
         raise
     except Exception as error:  # a method is anybody's code: its failure is a result, and the traceback is in the log
         logger.error("%s failed:\n%s", cell.method, traceback.format_exc())
-        return failed("error", f"{type(error).__name__}: {_line(error)}")
+        status = "out_of_memory" if "can't allocate memory" in str(error) else "error"  # torch's words on a CPU
+        return failed(status, f"{type(error).__name__}: {_line(error)}")
     # The first clip of a process also pays for planning and compiling: it counts only where there is no other.
     timed = [clip["seconds"] for clip in clips if not clip["first"]] or [clip["seconds"] for clip in clips]
     values["generation_s"] = sum(timed) / len(timed)
@@ -167,7 +168,7 @@ def _costs(cell: Cell, spec, layout, method) -> dict[str, float]:
         sparse_layer_operations=method.attention_operations(layout, cell.block, spec.heads, spec.head_dim),
     )
     return {
-        "density": method.density(layout, cell.block, spec.heads),
+        "density": method.density(layout, cell.block, spec.heads, spec.head_dim),
         "pflop": pflop(sparse.total),
         "pflop_dense": pflop(dense.total),
     }

@@ -154,8 +154,12 @@ class Method:
         """Operations of one layer's attention for one sample, a multiply-add being two: its executed pairs."""
         return 4.0 * heads * head_dim * self.pattern(layout, block, heads).mask.executed_pairs()
 
-    def density(self, layout: VideoLayout, block: int, heads: int = 1) -> float:
-        """Executed query-key pairs over those of dense attention: the budget that this setting takes."""
+    def density(self, layout: VideoLayout, block: int, heads: int = 1, head_dim: int = 64) -> float:
+        """Executed query-key pairs over those of dense attention: the budget that this setting takes.
+
+        Args:
+            head_dim: size of a head; it matters only to operators that compute no query-key pairs.
+        """
         return self.pattern(layout, block, heads).mask.density
 
     # --- the positions ---------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Operations:
 
     @property
     def total(self) -> float:
-        """Operations of the transformer blocks. Published counts leave the ends out: 0.003 % of Wan2.1-14B."""
+        """Operations of the transformer blocks. Published counts leave the ends out: 0.0025 % of Wan2.1-14B."""
         return self.linear + self.self_attention + self.cross_attention
 
     @property

@@ -107,7 +107,7 @@ def plan(
         "tokens": layout.video,
         "text_tokens": layout.text,
         "block_sparsity": None if mask is None else mask.video_block_sparsity(layout),
-        "density": chosen.density(layout, block, spec.heads) if mask is None else mask.density,
+        "density": chosen.density(layout, block, spec.heads, spec.head_dim) if mask is None else mask.density,
         "mask_hash": None if mask is None else mask.hash(),
         "pflop_pass_dense": operations.generation_operations(spec, layout, **one).pflop,
         "pflop_pass": operations.generation_operations(spec, layout, **one, sparse_layer_operations=layer).pflop,

@@ -44,6 +44,6 @@ class Sana(Method):
         """State, numerator and denominator: linear in the tokens."""
         return heads * layout.tokens * (4.0 * head_dim * head_dim + 3.0 * head_dim)
 
-    def density(self, layout: VideoLayout, block: int, heads: int = 1) -> float:
+    def density(self, layout: VideoLayout, block: int, heads: int = 1, head_dim: int = 64) -> float:
         """Operations over those of dense attention, since no query-key pair is computed as such."""
-        return self.attention_operations(layout, block, 1, 64) / (4.0 * 64 * float(layout.tokens) ** 2)
+        return self.attention_operations(layout, block, 1, head_dim) / (4.0 * head_dim * float(layout.tokens) ** 2)

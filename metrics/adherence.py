@@ -17,12 +17,18 @@ from benchmark.testbed.grammar import parse
 def measure(reference: None, candidate: np.ndarray, *, prompt: str = "", **context: object) -> Measurement:
     """Reads a clip and scores it against its prompt: shares in [0, 1].
 
+    Unsupported without a prompt, and for clips of one frame or of frames that are not square.
+
     Raises:
         ValueError: the prompt is not one of the testbed's grammar.
     """
     if not prompt:
         return Measurement.unsupported("adherence needs the clip's prompt")
-    return Measurement.passed(score(read_clip(candidate), parse(prompt)))
+    description = parse(prompt)
+    frames, height, width, _ = candidate.shape
+    if frames < 2 or height != width:
+        return Measurement.unsupported(f"adherence needs 2 square frames or more, not {frames} of {height}x{width}")
+    return Measurement.passed(score(read_clip(candidate), description))
 
 
 METRIC = Metric(

@@ -1,0 +1,127 @@
+"""Putting trained weights into the repository: only what is whole, small enough and what its record says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from benchmark import publish as verb
+from benchmark.__main__ import main
+from benchmark.models import testbed
+from benchmark.publish import publish
+from benchmark.records import sha256_file
+
+NAME = "testbed-nano"
+FOUND = {"adherence": {"adherence": 0.75}, "repetition": 21, "clips": 5}
+SHIPPED = testbed.WEIGHTS_FOLDER
+
+
+@pytest.fixture
+def source(tmp_path):
+    """What the verb train would have written: the weights that are shipped, under a record of their own."""
+    folder = tmp_path / "training"
+    folder.mkdir()
+    weights = shutil.copyfile(SHIPPED / f"{NAME}.safetensors", folder / f"{NAME}.safetensors")
+    record = {"parameters": 12, "steps": 3, "sha256": sha256_file(weights)}
+    (folder / f"{NAME}.training.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The repository's folder of weights, elsewhere; evaluation is skipped and its arguments are noted."""
+    folder = tmp_path / "weights"
+    monkeypatch.setattr(testbed, "WEIGHTS_FOLDER", folder)
+    asked = []
+
+    def evaluate(transformer, spec, clips, long_clips, device):
+        asked.append((spec.name, clips, long_clips, device, len(transformer.blocks)))
+        return dict(FOUND)
+
+    monkeypatch.setattr("benchmark.testbed.evaluate.evaluate", evaluate)
+    return folder, asked
+
+
+def test_weights_are_copied_listed_and_described(source, published) -> None:
+    folder, asked = published
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"testbed-base": {"sha256": "1"}, NAME: {"sha256": "2"}}))
+    entry = publish(NAME, source, "cpu", 5, 2)
+    assert asked == [(NAME, 5, 2, "cpu", 6)]
+    weights = folder / f"{NAME}.safetensors"
+    assert sha256_file(weights) == entry["sha256"] == sha256_file(source / weights.name)
+    assert entry == {
+        "file": weights.name,
+        "sha256": entry["sha256"],
+        "bytes": weights.stat().st_size,
+        "parameters": 12,
+        "training_record": f"{NAME}.training.json",
+        "adherence": FOUND["adherence"],
+        "repetition": 21,
+    }
+    assert json.loads((folder / "manifest.json").read_text()) == {"testbed-base": {"sha256": "1"}, NAME: entry}
+    record = json.loads((folder / entry["training_record"]).read_text())
+    assert record["steps"] == 3 and record["sha256"] == entry["sha256"]
+    assert FOUND.items() <= record["evaluation"].items()
+    assert record["evaluation"]["provenance"]["device"]["type"] == "cpu"
+    assert testbed.manifest(NAME) == entry
+    testbed.load(NAME, folder=folder)  # the manifest and the file agree
+
+
+def test_published_weights_can_be_evaluated_anew_in_place(source, published) -> None:
+    folder, _ = published
+    first = publish(NAME, source, "cpu", 5, 2)
+    assert publish(NAME, folder, "cpu", 5, 2) == first
+
+
+def refused(source, published, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        publish(NAME, source, "cpu", 5, 2)
+    assert not published[0].exists() and not published[1]
+
+
+def test_tampered_weights_are_refused(source, published) -> None:
+    path = source / f"{NAME}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    refused(source, published, "SHA-256 is .*, the training record says")
+
+
+def test_oversize_weights_are_refused(source, published) -> None:
+    path = source / f"{NAME}.safetensors"
+    path.write_bytes(path.read_bytes() + bytes(8_000_001 - path.stat().st_size))
+    record = source / f"{NAME}.training.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": sha256_file(path)}))
+    refused(source, published, "has 8000001 bytes; at most 8000000 are allowed")
+    assert verb.LARGEST == 8_000_000
+
+
+@pytest.mark.parametrize("name", ["safetensors", "training.json"])
+def test_missing_files_are_refused(source, published, name: str) -> None:
+    (source / f"{NAME}.{name}").unlink()
+    refused(source, published, f"{NAME}.{name} is missing; python -m benchmark train writes it")
+
+
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_record_that_is_none_is_refused(source, published, content: str) -> None:
+    (source / f"{NAME}.training.json").write_text(content)
+    refused(source, published, "no training record")
+
+
+def test_weights_of_another_model_are_refused(source, published) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = source / f"{NAME}.safetensors"
+    save_file({"patch_embedding.weight": torch.zeros(1)}, path)
+    (source / f"{NAME}.training.json").write_text(json.dumps({"parameters": 1, "sha256": sha256_file(path)}))
+    refused(source, published, "not those of testbed-nano")
+
+
+def test_the_verb_says_what_is_missing(tmp_path, published, capsys) -> None:
+    assert main(["publish", "--from", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("publish: ") and "is missing; python -m benchmark train writes it" in line
