@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmark import config, models, registry
-from benchmark.budget import at_budget
+from benchmark.budget import at_budget, reach
 from benchmark.cell import Cell
 from benchmark.metric import metric_names
 
@@ -110,7 +110,7 @@ def test_the_check_of_the_budget_agrees_with_the_solver():
     layout = SPEC.layout(frames=8)
     for name in registry.names():
         method = registry.get(name, {"tile": "4x4x4"} if name == "sta" else {})
-        found = config.reach(method, layout, 4)
+        found = reach(method, layout, 4)
         if found is None:
             assert at_budget(method, layout, 4, 0.01) is method
             continue
