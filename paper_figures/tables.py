@@ -270,9 +270,10 @@ def latex(text: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A ``table*`` a block, with the footnotes that it uses below it. Needs ``\\usepackage{booktabs}`` and no more."""
+    """A ``table*`` a block, with the footnotes that it uses below it. Needs ``booktabs`` and ``graphicx``."""
     marks = footnotes(table)
-    lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}, and for its width a landscape page."]
+    needs = "Needs booktabs and graphicx; shrunk to the width of the text, so give it a landscape page."
+    lines = [f"% {table.title}. {needs}"]
     for number, block in enumerate(table.blocks):
         lines += _latex_block(table, block, marks, number)
     return "\n".join(lines) + "\n"
@@ -292,7 +293,7 @@ def _latex_block(table: Table, block: Block, marks: Mapping[str, str], number: i
         "\\centering\\scriptsize\\setlength{\\tabcolsep}{2.5pt}",
         f"\\caption{{{latex(table.title.partition('. ')[2] or table.title)}. {latex(block.heading)}.}}",
         f"\\label{{tab:{table.name}-{number + 1}}}",
-        f"\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+        f"\\resizebox{{\\textwidth}}{{!}}{{\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
         "\\toprule",
         " & ".join(["Method", "Source", *heads]) + r" \\",
     ]
@@ -309,7 +310,7 @@ def _latex_block(table: Table, block: Block, marks: Mapping[str, str], number: i
                 text = latex(entry.text)
                 cells.append((text if ours or not text else f"\\textit{{{text}}}") + mark(*entry.notes))
             lines.append(" & ".join(cells) + r" \\")
-    lines += ["\\bottomrule", "\\end{tabular}", "", "\\medskip", "\\parbox{\\textwidth}{\\raggedright"]
+    lines += ["\\bottomrule", "\\end{tabular}}", "", "\\medskip", "\\parbox{\\textwidth}{\\raggedright"]
     used = set(_sentences(block, columns)) | {column.note for column in columns}
     lines += [f"{latex(remark)}\\par" for remark in table.remarks]
     lines += [
