@@ -16,6 +16,7 @@ include: "benchmark/rules/clips.smk"
 include: "benchmark/rules/records.smk"
 include: "benchmark/rules/analysis.smk"
 include: "benchmark/rules/paper.smk"
+include: "benchmark/rules/report.smk"
 include: "benchmark/rules/training.smk"
 
 
@@ -30,7 +31,8 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.report_page.output.page,
 
 
 onsuccess:
-    print(f"tables:  {TABLES}\nfigures: {FIGURES}")
+    print(f"tables:  {TABLES}\nfigures: {FIGURES}\nreport:  {RESULTS}/report/index.html")

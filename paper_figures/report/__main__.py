@@ -1,0 +1,42 @@
+"""Builds the page: ``python -m paper_figures.report --experiment-folder results/quick --out results/quick/report``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from paper_figures.experiment import Experiment
+from paper_figures.report.page import build
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command line. Returns the exit status: 2 where something that the page needs is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paper_figures.report",
+        description="Build the report of an experiment: one page that opens from the file system, without a network.",
+        epilog="example: python -m paper_figures.report --experiment-folder results/quick --out results/quick/report",
+    )
+    parser.add_argument("--experiment-folder", type=Path, required=True, metavar="FOLDER", help="results/EXPERIMENT")
+    parser.add_argument("--records", type=Path, metavar="FILE", help="the tidy table (default: FOLDER/records.parquet)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where index.html and clips/ go")
+    parser.add_argument(
+        "--front", type=Path, metavar="FILE", help="a second copy of the page, whose links lead to the same files"
+    )
+    args = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("fontTools", "matplotlib", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    source = Experiment(args.experiment_folder, args.records or args.experiment_folder / "records.parquet")
+    try:
+        written = build(source, args.out, args.front)
+    except ValueError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(str(path) for path in written))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
