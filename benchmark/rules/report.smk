@@ -29,7 +29,7 @@ rule report_page:
     resources:
         mem_mb=2000,
     params:
-        results=RESULTS,
+        results=lambda wildcards, output: Path(output.page).parent.parent,
         folder=lambda wildcards, output: Path(output.page).parent,
         # The same page for the experiment that was reported last. It is no output, for two experiments that run at
         # the same time would both claim it and Snakemake would let only one of them run.
