@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
-	@$(VENV)/bin/snakemake --cores all $(ARGS)
+	@exec $(VENV)/bin/python -I benchmark/processes.py $$PPID $(VENV)/bin/snakemake --cores all $(ARGS)
 
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest $(ARGS)

@@ -16,8 +16,10 @@ VERBS = MappingProxyType(
         "generate": "draw a cell's clips",
         "measure": "measure a cell's clips with all metrics",
         "collect": "gather records into one tidy table, and refuse those that may not meet in one",
+        "audit": "measure a random share of the cells anew, and hash every file that a record names",
         "compare": "measure two clips or two folders of clips",
         "plan": "count tokens, blocks and operations of a method on a model, without a GPU",
+        "estimate": "jobs, operations, hours and disk of a configuration before it is run",
         "sweep": "plan the paper's models over the number of frames",
         "probe": "record attention maps of a testbed and fit their decay",
         "train": "train a testbed from nothing",
@@ -81,6 +83,11 @@ def main(words: list[str] | None = None) -> int:
             raise
         print(f"{args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except (OSError, MemoryError) as error:  # a full disk, a folder that may not be written to, too little memory
+        if args.traceback:
+            raise
+        print(f"{args.verb}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
 
 
 def module_name(verb: str) -> str:

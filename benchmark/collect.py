@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 EXAMPLE = """example:
   python -m benchmark collect --experiment quick --records results/quick/records/*/*/*/*/*.json \\
       --out-parquet results/quick/records.parquet --out-csv results/quick/records.csv
+  python -m benchmark collect --experiment quick --canonical canonical.json
 """
 
 COLUMNS = {
@@ -417,18 +418,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--experiment", required=True, help="experiment that every record must be of")
-    parser.add_argument("--records", type=Path, nargs="+", required=True, metavar="FILE", help="all its records")
-    parser.add_argument("--out-parquet", type=Path, required=True, metavar="FILE", help="the table as Parquet")
-    parser.add_argument("--out-csv", type=Path, required=True, metavar="FILE", help="the same table as CSV")
+    parser.add_argument(
+        "--records", type=Path, nargs="+", metavar="FILE", help="all its records (default: those in results/EXPERIMENT)"
+    )
+    parser.add_argument("--out-parquet", type=Path, metavar="FILE", help="the table as Parquet")
+    parser.add_argument("--out-csv", type=Path, metavar="FILE", help="the same table as CSV")
+    parser.add_argument(
+        "--canonical", type=Path, metavar="FILE", help="the records without what two runs of the same thing differ in"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Collect and write. Returns the exit status."""
-    rows = collect(args.experiment, args.records)
-    write_parquet(rows, args.out_parquet)
-    write_csv(rows, args.out_csv)
+    from benchmark.canonical import record_files, write_canonical
+
+    writers = ((args.out_parquet, write_parquet), (args.out_csv, write_csv))
+    outputs = [str(path) for path in (args.out_parquet, args.out_csv, args.canonical) if path]
+    if not outputs:
+        raise ValueError("nothing to write: at least one of --out-parquet, --out-csv and --canonical is needed")
+    paths = args.records or record_files(args.experiment)
+    rows = collect(args.experiment, paths)
+    for path, write in writers:
+        if path:
+            write(rows, path)
+    if args.canonical:
+        write_canonical(sorted(set(paths)), args.canonical)
     versions = len({row["code"] for row in rows})
     if versions > 1:
         logger.warning("the records come from %d versions of the code; the tables say so", versions)
-    print(f"{len(rows)} rows of {len(set(map(str, args.records)))} records in {args.out_parquet} and {args.out_csv}")
+    print(f"{len(rows)} rows of {len(set(map(str, paths)))} records in {' and '.join(outputs)}")
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmark.clips import READABLE_SUFFIXES, read_clip
-from benchmark.metric import Metric, PreparedMetric, check_pair, discover, prepare
+from benchmark.metric import Measurement, Metric, PreparedMetric, check_pair, discover, prepare
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = """example:
   python -m benchmark compare results/dense.mkv results/radial.mkv --json
@@ -73,7 +77,8 @@ def compare_frames(
 
     Returns:
         ``frames`` (count); ``values`` and ``flags`` by column or flag; ``status`` and ``reasons`` by metric;
-        ``provenance``.
+        ``provenance``. A metric whose code fails has the status ``error``, one whose package is missing
+        ``unsupported``.
 
     Raises:
         ValueError: clips that differ in shape or are too small for a metric.
@@ -82,7 +87,7 @@ def compare_frames(
     result: dict[str, Any] = {"frames": len(reference), "values": {}, "flags": {}, "status": {}, "reasons": {}}
     result["provenance"] = {}
     for metric in metrics:
-        measurement = metric.measure(reference, candidate, **facts)
+        measurement = _measurement(metric, reference, candidate, facts)
         result["values"].update(measurement.values)
         result["flags"].update(measurement.flags)
         result["status"][metric.name] = measurement.status
@@ -90,6 +95,22 @@ def compare_frames(
         if measurement.reason:
             result["reasons"][metric.name] = measurement.reason
     return result
+
+
+def _measurement(
+    metric: PreparedMetric, reference: np.ndarray, candidate: np.ndarray, facts: Mapping[str, Any]
+) -> Measurement:
+    """What a metric finds; one that fails, or lacks a package, takes none of the others with it."""
+    try:
+        return metric.measure(reference, candidate, **facts)
+    except (ValueError, OSError, MemoryError):  # clips that cannot be measured so, or no room: no metric's fault
+        raise
+    except ModuleNotFoundError as error:
+        return Measurement.unsupported(f"the package {str(error.name).partition('.')[0]} is not installed")
+    except Exception as error:  # a metric is anybody's code: its failure is a result, and the traceback is in the log
+        logger.error("metric %s failed:\n%s", metric.name, traceback.format_exc())
+        reason = " ".join(str(error).split())
+        return Measurement("error", reason=f"{type(error).__name__}: {reason}")
 
 
 def compare_clips(

@@ -217,9 +217,13 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
 def _finished(out: Path, key: str) -> list[dict[str, Any]]:
     """Clips that an earlier run of the very same job finished; whatever else such a job left is cleared away."""
     path = out / PROGRESS
-    progress = json.loads(path.read_text()) if path.exists() else {"key": None, "clips": []}
+    try:
+        progress = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        logger.warning("%s: damaged; the clips are made anew", path)
+        progress = {}
     whole = []
-    for clip in progress["clips"] if progress["key"] == key else []:
+    for clip in progress["clips"] if progress.get("key") == key else []:
         file = out / clip["name"]
         if not file.exists() or sha256_file(file) != clip["sha256"]:
             break

@@ -64,8 +64,11 @@ def write_inputs(model: str, frames: int, height: int, width: int, clips: int, s
     }
     out.mkdir(parents=True, exist_ok=True)
     part = out / f".{NOISE}.{os.getpid()}.part"
-    save_file({"noise": noise}, part)
-    os.replace(part, out / NOISE)
+    try:
+        save_file({"noise": noise}, part)
+        os.replace(part, out / NOISE)
+    finally:
+        part.unlink(missing_ok=True)
     write_json(out / PROMPTS, content)
     return content
 

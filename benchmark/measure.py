@@ -14,6 +14,10 @@ from benchmark.records import make_record, read_record, sha256_file, write_json
 logger = logging.getLogger(__name__)
 
 
+class DamagedClip(ValueError):
+    """A clip's file is not the one that its record names."""
+
+
 def measure(
     reference: dict[str, Any], candidate: dict[str, Any], metrics: list[str], settings: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
@@ -30,7 +34,8 @@ def measure(
         neither does this one, for the reason given there.
 
     Raises:
-        ValueError: the clips did not start from the same noise or prompts, or a file is not the one recorded.
+        DamagedClip: a file is missing, or not the one recorded.
+        ValueError: the clips did not start from the same noise or prompts.
     """
     from tqdm import tqdm
 
@@ -112,9 +117,9 @@ def _file(record: dict[str, Any], clip: dict[str, Any]) -> Path:
     """A clip's file, if it is the one recorded."""
     path = Path(record["details"]["folder"]) / clip["name"]
     if not path.exists():
-        raise ValueError(f"clip {path}: the file is missing; make {record['cell']['method']} again")
+        raise DamagedClip(f"clip {path}: the file is missing; make {record['cell']['method']} again")
     if sha256_file(path) != clip["sha256"]:
-        raise ValueError(f"clip {path}: not the file that was recorded (SHA-256 differs)")
+        raise DamagedClip(f"clip {path}: not the file that was recorded (SHA-256 differs)")
     return path
 
 
@@ -148,6 +153,15 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"measure: the clips of {path} did not start from the noise in {args.inputs}; remake them")
     settings = {"lpips": {"weights": args.lpips_weights, "download": args.lpips_download}}
     names = [name.strip() for name in args.metrics.split(",") if name.strip()]
-    record = measure(reference, candidate, names, {key: value for key, value in settings.items() if key in names})
+    settings = {key: value for key, value in settings.items() if key in names}
+    try:
+        record = measure(reference, candidate, names, settings)
+    except DamagedClip as error:
+        # A result of this cell, so that the tables are made and show it.
+        reason = f"{error}: delete that method's generate.json and run again"
+        logger.error("%s", reason)
+        record = make_record("measure", cell, "error", reason=reason)
+    except MemoryError as error:
+        record = make_record("measure", cell, "out_of_memory", reason=str(error) or "too little memory to measure")
     write_json(args.record, record)
     return 0

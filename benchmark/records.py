@@ -191,9 +191,22 @@ def sha256_tensor(tensor: Any) -> str:
     return digest.hexdigest()
 
 
+def seal(record: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a record says but its seal: of its JSON with sorted keys and without spaces."""
+    content = {key: value for key, value in record.items() if key != "seal"}
+    # Once through JSON, so that a record has the same seal before it is written and after it is read.
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def write_json(path: Path | str, content: Any) -> None:
-    """Writes JSON whole or not at all: to a temporary file beside it, renamed when it is on disk."""
+    """Writes JSON whole or not at all: to a temporary file beside it, renamed when it is on disk.
+
+    A record gets its seal, so that it is told when it was changed by hand.
+    """
     path = Path(path)
+    if isinstance(content, Mapping) and {"format", "kind", "status", "cell"} <= content.keys():
+        content = {**content, "seal": seal(content)}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -211,7 +224,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
     """A record from its file.
 
     Raises:
-        ValueError: the file is missing, is no record, or is of another format.
+        ValueError: the file is missing, is no record, is of another format, or is not as it was written.
     """
     try:
         record = json.loads(Path(path).read_text())
@@ -221,4 +234,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"record {path}: not JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT or record.get("status") not in STATUSES:
         raise ValueError(f"record {path}: not a record of format {FORMAT}")
+    # Records of the first version have no seal.
+    if "seal" in record and record["seal"] != seal(record):
+        raise ValueError(f"record {path}: changed since it was written (its seal differs); delete it and run again")
     return record

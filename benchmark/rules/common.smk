@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark import config as experiments
 from benchmark import gpus
+from benchmark import processes
 
 logging.getLogger("benchmark").setLevel(logging.INFO)
 logging.getLogger("benchmark").addHandler(logging.StreamHandler())
@@ -34,6 +35,12 @@ TABLES = f"{RESULTS}/tables"
 FIGURES = f"{RESULTS}/figures"
 ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
 LENGTHS = [length["name"] for length in CONFIG["lengths"]]
+
+# A run may be killed at any moment: its jobs then end with it, and the next run needs no unlocking. Each rule's shell
+# command has to be a single one for that.
+shell.prefix(processes.prefix())
+if workflow.is_main_process:
+    HOLD = processes.hold(Path(".snakemake"), Path("results"), cluster=bool(workflow.resource_settings.nodes))
 
 
 wildcard_constraints:
