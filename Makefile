@@ -20,7 +20,7 @@ run: $(STAMP)
 	@exec $(VENV)/bin/python -I benchmark/processes.py $$PPID $(VENV)/bin/snakemake --cores all $(ARGS)
 
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 #
 #   snakemake                                        every table and figure of config/quick.yaml
 #   snakemake --configfile config/smoke.yaml         of another experiment
+#   snakemake --configfile config/h100.yaml          times at the paper's shapes, on a GPU
 #   snakemake --config methods=[dense,radial]        the same experiment with other settings
 #   snakemake table1 figure2                         some of them (targets stand before --config and --configfile)
 
@@ -10,29 +11,43 @@ if not workflow.overwrite_configfiles:
     configfile: "config/quick.yaml"
 
 
-include: "benchmark/rules/common.smk"
-include: "benchmark/rules/inputs.smk"
-include: "benchmark/rules/clips.smk"
-include: "benchmark/rules/records.smk"
-include: "benchmark/rules/analysis.smk"
-include: "benchmark/rules/paper.smk"
-include: "benchmark/rules/report.smk"
-include: "benchmark/rules/training.smk"
+# Times at the paper's shapes, or clips and what is measured on them.
+if "speed" in config:
+
+    include: "benchmark/rules/speed_common.smk"
+    include: "benchmark/rules/speed.smk"
+
+    TARGETS = rules.speed.input
+    SUMMARY = f"records: {RECORDS}\npublish: python -m benchmark latency --publish {RECORDS}"
+
+else:
+
+    include: "benchmark/rules/common.smk"
+    include: "benchmark/rules/inputs.smk"
+    include: "benchmark/rules/clips.smk"
+    include: "benchmark/rules/records.smk"
+    include: "benchmark/rules/analysis.smk"
+    include: "benchmark/rules/paper.smk"
+    include: "benchmark/rules/report.smk"
+    include: "benchmark/rules/training.smk"
+
+    localrules:
+        tables,
+        figures,
+
+    TARGETS = [rules.tables.input, rules.figures.input, rules.report_page.output.page]
+    SUMMARY = f"tables:  {TABLES}\nfigures: {FIGURES}\nreport:  {RESULTS}/report/index.html"
 
 
 localrules:
     all,
-    tables,
-    figures,
 
 
 rule all:
     default_target: True
     input:
-        rules.tables.input,
-        rules.figures.input,
-        rules.report_page.output.page,
+        TARGETS,
 
 
 onsuccess:
-    print(f"tables:  {TABLES}\nfigures: {FIGURES}\nreport:  {RESULTS}/report/index.html")
+    print(SUMMARY)

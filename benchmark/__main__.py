@@ -19,14 +19,19 @@ VERBS = MappingProxyType(
         "audit": "measure a random share of the cells anew, and hash every file that a record names",
         "compare": "measure two clips or two folders of clips",
         "plan": "count tokens, blocks and operations of a method on a model, without a GPU",
+        "latency": "time steps, attention and tuning at the paper's shapes, with random weights",
         "estimate": "jobs, operations, hours and disk of a configuration before it is run",
         "sweep": "plan the paper's models over the number of frames",
         "probe": "record attention maps of a testbed and fit their decay",
         "train": "train a testbed from nothing",
         "publish": "copy trained weights into the repository, with their training record",
+        "kernels_bench": "check and time attention kernels at a model's shape",
         "new-method": "write a new method's file, which runs as it is",
     }
 )
+
+# Verbs that draw or measure clips: if the kernel kills one, a record says so.
+SUPERVISED = ("generate", "measure")
 
 # Verbs whose module is not their own name in this package.
 MODULES = MappingProxyType({"train": "testbed.train"})
@@ -44,7 +49,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     """The options before the verb, and the verb's name."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark",
-        usage="python -m benchmark [-h] [--quiet] [--traceback] [--one-gpu] VERB ...",
+        usage="python -m benchmark [-h] [--quiet] [--traceback] [--one-gpu | --gpus N] VERB ...",
         description="Any job of the benchmark, by hand.",
         epilog="verbs:\n"
         + "\n".join(f"  {name:<12}{line}" for name, line in VERBS.items())
@@ -58,6 +63,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument(
         "--one-gpu", action="store_true", help="take a GPU that no other such job of this machine holds"
     )
+    parser.add_argument("--gpus", type=int, metavar="N", help="the same for N GPUs; refused where there are fewer")
     parser.add_argument("verb", metavar="VERB", help="one of the verbs below")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -73,10 +79,10 @@ def main(words: list[str] | None = None) -> int:
         parser = argparse.ArgumentParser(prog=f"python -m benchmark {args.verb}")
         module.add_arguments(parser)
         asked = parser.parse_args(args.words)
-        if args.one_gpu:
+        if args.one_gpu or args.gpus is not None:
             from benchmark import gpus
 
-            gpu = gpus.claim()  # noqa: F841 - held until the process ends
+            gpu = gpus.claim(1 if args.gpus is None else args.gpus)  # noqa: F841 - held until the process ends
         return module.run(asked)
     except ValueError as error:
         if args.traceback:
@@ -106,4 +112,8 @@ def module_name(verb: str) -> str:
 
 
 if __name__ == "__main__":
+    if parser_of_all().parse_args().verb in SUPERVISED:
+        from benchmark.supervise import supervise
+
+        sys.exit(supervise(main))
     sys.exit(main())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import registry
+from benchmark.config import REFERENCE
 from benchmark.records import read_record
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,9 @@ COLUMNS = {
 }
 """The columns and their types; a value that does not apply is empty."""
 
+EQUAL = {"psnr": 100.0, "ssim": 1.0, "lpips": 0.0, "lpips_untrained": 0.0}
+"""What metrics give for two clips that are the same."""
+
 WHOLE_RECORD = "all"
 """The ``metric`` of the one row that a record without numbers gets."""
 
@@ -123,7 +127,8 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
     Raises:
         ValueError: none at all; two of one cell and kind; a ``generate`` without ``measure`` or the reverse; two GPU
             models, or CPU and GPU for the same kind; within one model and length another noise, prompts, schedule or
-            seed; within one model other weights, untuned; a ``measure`` of clips that have been replaced since.
+            seed; within one model other weights, untuned; a ``measure`` of clips that have been replaced since; a
+            metric for which dense clips do not equal themselves.
     """
     if not records:
         raise ValueError("records: none are given; at least one is needed")
@@ -137,6 +142,7 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
     ):
         _check_same(records, what, read, group)
     _check_clips(records)
+    _check_dense(records)
 
 
 def _check_counterparts(records: Mapping[str, Mapping[str, Any]]) -> None:
@@ -200,6 +206,20 @@ def _check_clips(records: Mapping[str, Mapping[str, Any]]) -> None:
         current = _hash("clips")(made[_cell_key(record)])
         if measured and current and measured != current:
             raise ValueError(f"record {name}: its clips {measured} are not those of the cell now, {current}; remeasure")
+
+
+def _check_dense(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a metric that tells the dense clips from themselves: a control of every run."""
+    for name, record in records.items():
+        dense = record["cell"]["method"] == REFERENCE and not record["cell"]["tuned"]
+        if record["kind"] != "measure" or record["status"] != "passed" or not dense:
+            continue
+        for metric, equal in EQUAL.items():
+            value = record["values"].get(metric, equal)
+            if not math.isclose(value, equal, abs_tol=1e-6):
+                raise ValueError(
+                    f"record {name}: {metric} of the dense clips against themselves is {value}; {equal:g} is needed"
+                )
 
 
 def _hash(name: str) -> Callable[[Mapping[str, Any]], str | None]:

@@ -26,6 +26,8 @@ SCHEMA_FILE = ROOT / "config" / "schema.yaml"
 WEIGHTS_FOLDER = Path("benchmark/testbed/weights")  # below the project's root
 REFERENCE = "dense"
 
+SPEED_HINT = "see python -m benchmark latency --help"
+
 EXAMPLE = """example:
   python -m benchmark config config/quick.yaml
 """
@@ -83,6 +85,8 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     """
     from benchmark import kernels, metric, models
 
+    if is_speed(config):
+        raise ValueError(f"speed: this is an experiment of times, without clips; {SPEED_HINT}")
     config = _with_defaults(config, _checked_schema(config))
     config["methods"] = _methods(config["methods"], config["knobs"])
     specs = {name: models.get(name) for name in config["models"]}
@@ -162,6 +166,24 @@ def shape(spec: ModelSpec, length: Mapping[str, Any]) -> tuple[int, int, int]:
     """Frames, height and width in pixels of a checked length of a model."""
     frames = length["frames"] if length["frames"] is not None else spec.lengths[length["name"]]
     return frames, length["height"] or spec.default.height, length["width"] or spec.default.width
+
+
+def is_speed(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of the other kind: times at the paper's shapes, without clips; see ``speed``."""
+    return "speed" in config
+
+
+def check_speed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a speed experiment, held against the schema, with what was left open filled in.
+
+    Raises:
+        ValueError: one line: the key, the value and what is allowed.
+    """
+    if not is_speed(config):
+        raise ValueError("speed: the key is missing; an experiment of times needs it, such as config/h100.yaml")
+    schema = _checked_schema(config)
+    speed = _with_defaults(config["speed"], schema["properties"]["speed"])
+    return {"experiment": config["experiment"], "speed": speed}
 
 
 def is_testbed(model: str) -> bool:

@@ -11,12 +11,14 @@ import argparse
 import json
 import logging
 import math
+import multiprocessing
 import os
 import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,11 +52,17 @@ JOB_SECONDS = MappingProxyType(
         "probe": 10.5,
         "table": 2.6,
         "figure": 5.2,
+        "report_page": 16.6,
+        "train": 500.0,
     }
 )
 """Seconds of a job besides drawing clips, where nothing was measured: those of the quick configuration, as above."""
 
 OTHER_JOB_SECONDS = 5.0
+BENCHMARK_FILES = MappingProxyType({"report_page": "report"})  # those that are not named after their rule
+BUDGETS_CHECKED = "BENCHMARK_BUDGETS_CHECKED"
+"""The environment variable that tells the Snakefile that budgets were held against the methods before."""
+
 TARGETS = ("all", "tables", "figures")  # names of groups of outputs; nothing runs
 
 BYTES_A_PIXEL = 1.25
@@ -68,13 +76,16 @@ EXAMPLE = """example:
 """
 
 
-def estimate(path: Path | str, device: str | None = None, results: Path | str = "results") -> dict[str, Any]:
+def estimate(
+    path: Path | str, device: str | None = None, results: Path | str = "results", workers: int = 1
+) -> dict[str, Any]:
     """What a run of a configuration comes to, from nothing.
 
     Args:
         path: the configuration file.
         device: ``cpu`` or ``cuda``; what is there where None.
         results: folder in which earlier results of the experiment are looked for.
+        workers: processes that solve budgets and count operations, forked from this one.
 
     Returns:
         ``jobs`` by rule with ``count``, ``hours`` and ``source`` of the time; ``cells`` with ``pflop`` of all clips,
@@ -84,15 +95,20 @@ def estimate(path: Path | str, device: str | None = None, results: Path | str = 
     Raises:
         ValueError: the configuration is not possible, in one line that begins with its name.
     """
-    from tqdm import tqdm
-
-    config = load(path)
+    planning = start_planning(path)  # Snakemake plans while operations are counted
+    try:
+        config = load(path)
+    except ValueError:
+        planning.kill()
+        planning.communicate()
+        raise
     found = cells(config)
     device = device or ("cuda" if gpus.visible() else "cpu")
     folder = Path(results) / config["experiment"]
     earlier = _earlier(config["experiment"], results, device)
-    jobs = {rule: {"count": count} for rule, count in planned_jobs(path).items()}
-    lines = [_cell(cell, earlier, device) for cell in tqdm(found, desc="counting operations", unit="cell")]
+    counted = _counted(found, workers)
+    lines = [_line(cell, count, earlier, device) for cell, count in zip(found, counted, strict=True)]
+    jobs = {rule: {"count": count} for rule, count in planned_jobs(path, planning).items()}
     startup, startup_source = _startup(folder, earlier)
     for rule, job in jobs.items():
         seconds, job["source"] = _job_seconds(rule, folder)
@@ -116,49 +132,71 @@ def estimate(path: Path | str, device: str | None = None, results: Path | str = 
     }
 
 
-def planned_jobs(path: Path | str) -> dict[str, int]:
+def start_planning(path: Path | str) -> subprocess.Popen[str]:
+    """Starts Snakemake on a run from nothing that is only planned; budgets are held against the methods here."""
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]
+    words += ["--configfile", str(Path(path).resolve()), "--dry-run", "--forceall", "--nolock", "--quiet", "rules"]
+    environment = os.environ | {BUDGETS_CHECKED: "1"}
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def planned_jobs(path: Path | str, planning: subprocess.Popen[str]) -> dict[str, int]:
     """How many jobs of each rule Snakemake plans for a run from nothing, targets without a command left out.
+
+    Args:
+        planning: from ``start_planning``.
 
     Raises:
         ValueError: Snakemake refuses.
     """
-    words = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]
-    words += ["--configfile", str(Path(path).resolve()), "--dry-run", "--forceall", "--nolock", "--quiet", "rules"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    said = done.stdout + done.stderr
+    said, _ = planning.communicate()
     counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", said.partition("Job stats:")[2], re.M)}
-    if done.returncode or not counts.pop("total", 0):
+    if planning.returncode or not counts.pop("total", 0):
         last = [line for line in said.splitlines() if line.strip()][-1:]
         raise ValueError(f"{path}: snakemake cannot plan it: {' '.join(last) or 'no jobs'}")
     return {name: count for name, count in sorted(counts.items()) if name not in TARGETS}
 
 
-def _cell(cell: Cell, earlier: list[dict[str, Any]], device: str) -> dict[str, Any]:
-    """Operations of all clips of a cell, and the hours that they are estimated to take."""
+def _counted(found: list[Cell], workers: int) -> list[dict[str, float] | str]:
+    """The operations of a clip of each cell, in their order."""
+    from tqdm import tqdm
+
+    if workers == 1:
+        return [_operations(cell) for cell in tqdm(found, desc="counting operations", unit="cell")]
+    # The longest clips take longest: they come first, so that no process is left with one of them at the end.
+    order = sorted(range(len(found)), key=lambda n: -found[n].frames)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+        counted = pool.map(_operations, [found[n] for n in order])
+        done = dict(zip(order, tqdm(counted, desc="counting operations", unit="cell", total=len(found)), strict=True))
+    return [done[n] for n in range(len(found))]
+
+
+def _operations(cell: Cell) -> dict[str, float] | str:
+    """The operations of a clip, as ``generate`` counts them; the reason where the method cannot be run so."""
     from benchmark import models, registry
     from benchmark.budget import at_budget
-    from benchmark.operations import generation_operations, pflop
+    from benchmark.operations import cell_operations
 
     spec = models.get(cell.model)
     layout = spec.layout(cell.frames, cell.height, cell.width)
-    line = {"model": cell.model, "length": cell.length, "method": cell.method, "clips": cell.clips}
-    dense = cell.clips * pflop(generation_operations(spec, layout, steps=cell.steps).total)
     try:
         method = registry.get(cell.method, cell.knobs)
         if cell.budget is not None:
             method = at_budget(method, layout, cell.block, cell.budget)
     except ValueError as error:  # such a cell gets a record that says so, and draws nothing
-        return line | {"pflop": 0.0, "pflop_dense": dense, "hours": 0.0, "source": f"unsupported: {error}"}
-    operations = generation_operations(
-        spec,
-        layout,
-        steps=cell.steps,
-        dense_steps=cell.dense_steps,
-        dense_layers=cell.dense_layers,
-        sparse_layer_operations=method.attention_operations(layout, cell.block, spec.heads, spec.head_dim),
-    )
-    count = cell.clips * pflop(operations.total)
+        return str(error)
+    return cell_operations(cell, spec, layout, method)
+
+
+def _line(cell: Cell, counted: Mapping[str, float] | str, earlier: list[dict[str, Any]], device: str) -> dict[str, Any]:
+    """Operations of all clips of a cell, and the hours that they are estimated to take."""
+    line = {"model": cell.model, "length": cell.length, "method": cell.method, "clips": cell.clips}
+    if isinstance(counted, str):
+        return line | {"pflop": 0.0, "pflop_dense": 0.0, "hours": 0.0, "source": f"unsupported: {counted}"}
     rate, source = _rate(cell, earlier, device)
+    count, dense = (cell.clips * counted[key] for key in ("pflop", "pflop_dense"))
     return line | {"pflop": count, "pflop_dense": dense, "hours": count * rate / 3600, "source": source}
 
 
@@ -205,7 +243,8 @@ def _startup(folder: Path, earlier: Iterable[Mapping[str, Any]]) -> tuple[float,
 def _job_seconds(rule: str, folder: Path) -> tuple[float, str]:
     """Seconds of a job of a rule that draws no clips."""
     place = folder / "benchmarks"
-    measured = _benchmarks([place / f"{rule}.tsv", *sorted((place / rule).glob("*.tsv"))])
+    name = BENCHMARK_FILES.get(rule, rule)
+    measured = _benchmarks([place / f"{name}.tsv", *sorted((place / name).glob("*.tsv"))])
     if measured:
         return statistics.mean(measured), f"measured: {len(measured)} job{'s' * (len(measured) > 1)} in {place}"
     if rule in JOB_SECONDS:
@@ -309,6 +348,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(1)  # many small steps, for which more threads only wait for each other
-    found = estimate(args.configfile, args.device)
+    found = estimate(args.configfile, args.device, workers=os.cpu_count() or 1)
     print(json.dumps(found, indent=1) if args.json else describe(found, os.cpu_count() or 1))
     return 0

@@ -7,6 +7,7 @@ after its last finished clip, if nothing that shapes the clips has changed since
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmark import registry
@@ -23,11 +25,26 @@ from benchmark.attention import AttentionRouter, Schedule
 from benchmark.budget import at_budget, has_budget
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
 from benchmark.inputs import clip_seeds, read_inputs
-from benchmark.records import code_hash, describe_device, make_record, sha256_file, write_json
+from benchmark.operations import cell_operations
+from benchmark.records import (
+    Damaged,
+    code_hash,
+    describe_device,
+    make_record,
+    sha256_file,
+    transient,
+    write_json,
+)
+from benchmark.supervise import announce
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
+MACHINE_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+    errno.ENFILE, errno.EMFILE, errno.ENODEV, errno.ENOTCONN,
+)  # fmt: skip
+"""Errors of disks, quotas and rights, which say nothing of a method."""
 _OWN_FILES = re.compile(r"\d{3,}\.mkv|\.\d{3,}\.[0-9a-f]+\.mkv|\.?progress\.json(\.\d+\.part)?")
 
 
@@ -41,12 +58,11 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
 
     Returns:
         A record of kind ``generate``. A method that fails, runs out of memory or makes what is not a number gives a
-        record that says so.
+        record that says so; so do weights or inputs that are damaged, and a clip that cannot be written.
 
     Raises:
         ValueError: the cell cannot be: unknown names, impossible shapes, missing inputs or weights, inputs of another
             model or seed.
-        OSError: a clip cannot be written.
     """
     from benchmark import kernels, models
     from benchmark.testbed.flow import scheduler
@@ -60,17 +76,23 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
     if cell.budget is not None and not 0 < cell.budget <= 1:
         raise ValueError(f"budget={cell.budget}: a density above 0 and at most 1 is needed")
     method = registry.get(cell.method, cell.knobs)
-    prompts, noise, hashes = read_inputs(inputs)
-    _check_inputs(cell, inputs, prompts, noise, spec.latent_shape(layout))
-    kernel_name, kernel = kernels.select(cell.kernel, device)
-    transformer, weights, repetition = _load(cell, device)
+    kernel_name, kernel = kernels.select(cell.kernel, device, block=cell.block, head_dim=spec.head_dim)
     described = describe_device(device)
-    hashes |= {"weights": weights, "method": sha256_file(registry.source_file(cell.method))}
+    hashes = {"method": sha256_file(registry.source_file(cell.method))}
     details: dict[str, Any] = {"kernel": kernel_name, "layout": str(layout)}
 
-    def failed(status: str, reason: str) -> dict[str, Any]:
-        return make_record("generate", cell, status, reason=reason, details=details, hashes=hashes, device=described)
+    def failed(status: str, reason: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
+        told = details | (more or {})
+        return make_record("generate", cell, status, reason=reason, details=told, hashes=hashes, device=described)
 
+    try:
+        prompts, noise, read = read_inputs(inputs)
+        hashes |= read
+        _check_inputs(cell, inputs, prompts, noise, spec.latent_shape(layout))
+        transformer, weights, repetition = _load(cell, device)
+    except Damaged as error:
+        return failed("error", str(error), transient(error.files))
+    hashes["weights"] = weights
     try:
         if cell.budget is not None:
             try:
@@ -82,15 +104,16 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
         hashes["mask"] = pattern.mask.hash()
         router = AttentionRouter(method, layout, cell.block, kernel, schedule)
         _install(cell, transformer, router, repetition)
-        values = _costs(cell, spec, layout, method)
+        values = cell_operations(cell, spec, layout, method)
         key = _key(cell, hashes | {"kernel": kernel_name}, described)
         clips = _make_clips(cell, transformer, router, prompts, noise, out, device, key)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return failed("out_of_memory", _line(error))
     except FloatingPointError as error:
         return failed("incorrect", _line(error))
-    except OSError:  # a full disk is no fault of the method
-        raise
+    except OSError as error:
+        of_machine = error.errno in MACHINE_ERRORS
+        return failed("error", f"{type(error).__name__}: {_line(error)}", transient() if of_machine else None)
     except Exception as error:  # a method is anybody's code: its failure is a result, and the traceback is in the log
         logger.error("%s failed:\n%s", cell.method, traceback.format_exc())
         status = "out_of_memory" if "can't allocate memory" in str(error) else "error"  # torch's words on a CPU
@@ -132,7 +155,8 @@ def _line(error: BaseException) -> str:
 
 def _key(cell: Cell, hashes: dict[str, str], device: dict[str, Any]) -> str:
     """A hash of everything that shapes the clips of a cell; those of another key are not gone on with."""
-    shaping = [canonical(cell), hashes, code_hash(), device["type"], device["name"], torch.__version__]
+    machine = [device["type"], device["name"], device.get("instructions")]
+    shaping = [canonical(cell), hashes, code_hash(), *machine, torch.__version__]
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 
@@ -144,7 +168,12 @@ def _load(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | None]:
         raise ValueError(f"generate: model {cell.model!r}: only testbeds have weights here")
     if cell.tuned:
         raise ValueError(f"generate: {cell.method} tuned: no adapters are published yet")
-    known = testbed.manifest(cell.model)
+    known, path = testbed.manifest(cell.model), testbed.WEIGHTS_FOLDER / f"{cell.model}.safetensors"
+    if path.exists() and (found := sha256_file(path)) != known["sha256"]:
+        line = (
+            f"weights {path}: SHA-256 is {found}, the manifest says {known['sha256']}; put back the file that was there"
+        )
+        raise Damaged(line)
     return testbed.load(cell.model, device), known["sha256"], known.get("repetition")
 
 
@@ -154,31 +183,10 @@ def _install(cell: Cell, transformer: torch.nn.Module, router: AttentionRouter, 
     wan.install(transformer, router, repetition)
 
 
-def _costs(cell: Cell, spec, layout, method) -> dict[str, float]:
-    """Density, and the operations of one clip's blocks under the method and under dense attention, in PFLOP."""
-    from benchmark.operations import generation_operations, pflop
-
-    dense = generation_operations(spec, layout, steps=cell.steps)
-    sparse = generation_operations(
-        spec,
-        layout,
-        steps=cell.steps,
-        dense_steps=cell.dense_steps,
-        dense_layers=cell.dense_layers,
-        sparse_layer_operations=method.attention_operations(layout, cell.block, spec.heads, spec.head_dim),
-    )
-    return {
-        "density": method.density(layout, cell.block, spec.heads, spec.head_dim),
-        "pflop": pflop(sparse.total),
-        "pflop_dense": pflop(dense.total),
-    }
-
-
 def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: str, key: str) -> list[dict[str, Any]]:
     """The clips that are not there yet; returns all of them."""
     from tqdm import tqdm
 
-    from benchmark.clips import write_clip
     from benchmark.testbed.grammar import encode
     from benchmark.testbed.sample import sample
     from benchmark.testbed.world import to_uint8
@@ -199,7 +207,7 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
             raise FloatingPointError(f"clip {number} holds values that are not finite")
         pixels = to_uint8(frames).cpu().numpy()
         seconds = time.perf_counter() - start
-        path = write_clip(out / f"{number:03d}.mkv", pixels)
+        path = _write(out / f"{number:03d}.mkv", pixels)
         done.append(
             {
                 "name": path.name,
@@ -212,6 +220,21 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
         )
         write_json(out / PROGRESS, {"key": key, "clips": done})
     return done
+
+
+def _write(path: Path, pixels: np.ndarray) -> Path:
+    """Writes a clip and reads it back, for a library may not tell that the disk was full."""
+    from benchmark.clips import read_clip, write_clip
+
+    write_clip(path, pixels)
+    try:
+        whole = np.array_equal(read_clip(path), pixels)
+    except ValueError:
+        whole = False
+    if not whole:
+        path.unlink()
+        raise OSError(errno.EIO, "what is read back is not the clip that was written", str(path))
+    return path
 
 
 def _finished(out: Path, key: str) -> list[dict[str, Any]]:
@@ -256,7 +279,9 @@ def run(args: argparse.Namespace) -> int:
     """The verb ``generate``."""
     from benchmark.testbed.sample import pick_device
 
-    record = generate(from_arguments(args), args.inputs, args.out, pick_device(args.device))
+    cell = from_arguments(args)
+    announce("generate", cell, args.record, [args.out])
+    record = generate(cell, args.inputs, args.out, pick_device(args.device))
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

@@ -41,38 +41,60 @@ def visible() -> list[str]:
     return [devices.get(name, name) for name in names]
 
 
-def claim(poll_s: float = 2.0) -> IO[str] | None:
-    """Takes one GPU for this process: ``CUDA_VISIBLE_DEVICES`` names it and no other.
+def claim(count: int = 1, poll_s: float = 2.0) -> tuple[IO[str], ...] | None:
+    """Takes GPUs for this process: ``CUDA_VISIBLE_DEVICES`` names them and no others.
 
-    A GPU that another process of this machine holds in the same way is not taken; where all are held, this waits. The
-    hold ends with the process.
+    A GPU that another process of this machine holds in the same way is not taken, whoever started it; where too few are
+    free, this waits. The hold ends with the process.
+
+    Args:
+        count: how many.
 
     Returns:
-        The locked file, to be kept open while the GPU is used; None where there is no GPU.
+        The locked files, to be kept open while the GPUs are used; None where one is asked for and there is none.
+
+    Raises:
+        ValueError: more are asked for than there are.
     """
     devices = visible()
+    if count < 1 or (count > len(devices) and (devices or count > 1)):
+        allowed = f"from 1 to {len(devices)} can be had" if devices else "there is none"
+        raise ValueError(f"gpus={count}: {allowed} on this machine")
     if not devices:
         return None
     waited = False
     while True:
+        held: dict[str, IO[str]] = {}
         for device in devices:
-            file = _lock(device)
+            file = _lock(device) if len(held) < count else None
             if file is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = device
-                logger.info("runs on %s", device)
-                return file
+                held[device] = file
+        if len(held) == count:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+            logger.info("runs on %s", ", ".join(held))
+            return tuple(held.values())
+        for file in held.values():  # two jobs that each hold one and wait for another would wait for ever
+            file.close()
         if not waited:
-            logger.info("all %d GPUs are held by other jobs; waiting for one", len(devices))
+            logger.info("%d of %d GPUs are free, %d needed; waiting", len(held), len(devices), count)
             waited = True
         time.sleep(poll_s)
 
 
 def _lock(device: str) -> IO[str] | None:
-    path = Path(tempfile.gettempdir()) / f"sparse-attention-benchmark-{os.getuid()}-{device}.lock"
-    file = open(path, "w")  # noqa: SIM115 - it stays open while the GPU is held
+    path = Path(tempfile.gettempdir()) / f"sparse-attention-benchmark-{device}.lock"
+    file = _open(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
     return file
+
+
+def _open(path: Path) -> IO[str]:
+    """A file that all users of the machine may lock: for that it need only be readable."""
+    try:
+        return open(os.open(path, os.O_RDONLY | os.O_CREAT, 0o666))
+    except PermissionError:  # another user's, in a folder where nobody may create what is there already
+        return open(path)

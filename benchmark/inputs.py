@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmark.records import sha256_file, sha256_tensor, write_json
+from benchmark.records import Damaged, sha256_file, sha256_tensor, write_json
 
 PROMPTS, NOISE = "prompts.json", "noise.safetensors"
 _SEEDS_APART = 100_000  # two experiments' seeds share no clip's seed below this many clips
@@ -77,22 +77,29 @@ def read_inputs(folder: Path) -> tuple[dict[str, Any], torch.Tensor, dict[str, s
     """Prompts, noise (clips, channels, latent frames, latent rows, latent columns) and the hashes of both.
 
     Raises:
-        ValueError: a file is missing or damaged, or the noise is not that of the prompts.
+        Damaged: the noise or the prompts cannot be read, or the noise is not that of the prompts.
+        ValueError: a file is missing.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    both = (folder / PROMPTS, folder / NOISE)
     for name in (PROMPTS, NOISE):
         if not (folder / name).exists():
             raise ValueError(f"inputs {folder / name}: the file is missing; python -m benchmark inputs writes it")
     try:
         content = json.loads((folder / PROMPTS).read_text())
         noise = load_file(folder / NOISE)["noise"]
-    except (ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"inputs {folder}: cannot be read ({error}); python -m benchmark inputs writes it") from None
+        content["noise_sha256"], content["model"], content["seeds"]
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        line = " ".join(str(error).split())
+        raise Damaged(f"inputs {folder}: cannot be read ({line}); draw them again", both) from None
     found = sha256_tensor(noise)
     if found != content["noise_sha256"]:
-        raise ValueError(f"inputs {folder / NOISE}: SHA-256 is {found}, {PROMPTS} says {content['noise_sha256']}")
+        raise Damaged(
+            f"inputs {folder / NOISE}: SHA-256 is {found}, {PROMPTS} says {content['noise_sha256']}; draw them again",
+            both,
+        )
     return content, noise, {"noise": found, "prompts": sha256_file(folder / PROMPTS)}
 
 

@@ -8,22 +8,31 @@ operations counted are the operations executed. No function here makes a token-b
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from benchmark.layout import VideoLayout
 
+Form = TypeVar("Form")
+
+_SORTED_AT_ONCE = 2**22  # blocks listed at once: their int64 sorting keys take 32 MB
+
 
 @dataclass(frozen=True, eq=False)
 class BlockMask:
-    """A block-sparse attention mask.
+    """A block-sparse attention mask. Its blocks are not to be changed: what follows from them is kept with it.
 
     Args:
         blocks: bool, (heads, query blocks, key blocks); heads is 1 where all heads share the mask.
         block: tokens a block, for queries and keys alike.
         tokens: length of the sequence; the last block holds what is left over and may be short.
+        period: blocks (a fraction, perhaps) after which rows see much the same keys again, such as those of a frame
+            under windows that repeat from frame to frame. It changes no pair: kernels may order their work by it.
 
     Raises:
         ValueError: the grid does not cover the sequence, or a query block would attend to nothing.
@@ -32,6 +41,8 @@ class BlockMask:
     blocks: torch.Tensor
     block: int
     tokens: int
+    period: float | None = None
+    _forms: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         side = -(-self.tokens // self.block)
@@ -56,6 +67,23 @@ class BlockMask:
     def side(self) -> int:
         """Blocks along the queries, and along the keys."""
         return self.blocks.shape[1]
+
+    @functools.cached_property
+    def is_dense(self) -> bool:
+        """Whether every block is kept. Looked up once, since the answer waits for the device."""
+        return bool(self.blocks.all())
+
+    def form(self, name: str, build: Callable[[BlockMask], Form]) -> Form:
+        """What ``build`` makes of this mask, made at the first call and kept with the mask.
+
+        A transformer attends with one mask in all of its layers and steps, so kernels keep their lists of blocks here.
+
+        Args:
+            name: of the form; the same for the same ``build``.
+        """
+        if name not in self._forms:
+            self._forms[name] = build(self)
+        return self._forms[name]
 
     def sizes(self) -> torch.Tensor:
         """Tokens in each block: int64 (side,); all are ``block`` but perhaps the last."""
@@ -89,15 +117,17 @@ class BlockMask:
         return 1.0 - float(self.blocks[:, :whole, :whole].sum(dtype=torch.int64)) / (self.heads * whole * whole)
 
     def counts_and_indices(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Kept key blocks of every query block, as block-sparse kernels take them.
+        """Kept key blocks of every query block, as block-sparse kernels take them; listed once for a mask.
 
         Returns:
             counts, int32 (heads, side), and indices, int32 (heads, side, side): the first ``counts`` entries of a row
             are its kept key blocks in ascending order, the rest are the blocks left out.
         """
-        counts = self.blocks.sum(dim=2, dtype=torch.int32)
-        indices = torch.argsort(self.blocks.to(torch.int8), dim=2, descending=True, stable=True).to(torch.int32)
-        return counts, indices
+        return self.form("lists", lambda mask: block_lists(mask.blocks))
+
+    def transposed_counts_and_indices(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query blocks that see each key block, as ``counts_and_indices``; a key block may be seen by none."""
+        return self.form("transposed lists", lambda mask: block_lists(mask.blocks.transpose(1, 2)))
 
     def to_tokens(self) -> torch.Tensor:
         """The mask token by token: bool (heads, tokens, tokens). For tests and small grids."""
@@ -106,7 +136,8 @@ class BlockMask:
 
     def to(self, device: torch.device | str) -> BlockMask:
         """The same mask on another device."""
-        return BlockMask(self.blocks.to(device), self.block, self.tokens)
+        blocks = self.blocks.to(device)
+        return self if blocks is self.blocks else BlockMask(blocks, self.block, self.tokens, self.period)
 
     def hash(self) -> str:
         """SHA-256 over block size, length and every bit: equal exactly for equal masks, on any device."""
@@ -120,6 +151,31 @@ def _pack(bits):
     import numpy
 
     return numpy.packbits(bits)
+
+
+def block_lists(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each row of a grid is true.
+
+    Args:
+        blocks: bool (heads, rows, columns).
+
+    Returns:
+        counts, int32 (heads, rows), and indices, int32 (heads, rows, columns): first the true columns, ascending, then
+        the others, ascending.
+    """
+    counts = blocks.sum(dim=2, dtype=torch.int32)
+    indices = torch.empty(blocks.shape, dtype=torch.int32, device=blocks.device)
+    rows = max(_SORTED_AT_ONCE // blocks.shape[2], 1)
+    for head, grid in enumerate(blocks):
+        for first in range(0, len(grid), rows):
+            some = slice(first, first + rows)
+            indices[head, some] = torch.argsort(grid[some].to(torch.uint8), dim=1, descending=True, stable=True)
+    return counts, indices
+
+
+def divided(blocks: torch.Tensor, parts: int, side: int) -> torch.Tensor:
+    """A grid in smaller blocks: each block becomes ``parts`` x ``parts``, cut to ``side`` rows and columns."""
+    return blocks.repeat_interleave(parts, 1).repeat_interleave(parts, 2)[:, :side, :side].contiguous()
 
 
 def dense_mask(layout: VideoLayout, block: int, device: torch.device | str = "cpu") -> BlockMask:

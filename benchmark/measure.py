@@ -7,15 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from benchmark.cell import add_cell_arguments, from_arguments, from_record
+from benchmark.cell import Cell, add_cell_arguments, from_arguments, from_record
 from benchmark.inputs import read_inputs
-from benchmark.records import make_record, read_record, sha256_file, write_json
+from benchmark.records import Damaged, make_record, read_record, sha256_file, transient, write_json
+from benchmark.supervise import announce
 
 logger = logging.getLogger(__name__)
-
-
-class DamagedClip(ValueError):
-    """A clip's file is not the one that its record names."""
 
 
 def measure(
@@ -34,7 +31,7 @@ def measure(
         neither does this one, for the reason given there.
 
     Raises:
-        DamagedClip: a file is missing, or not the one recorded.
+        Damaged: a clip's file is missing, or not the one recorded.
         ValueError: the clips did not start from the same noise or prompts.
     """
     from tqdm import tqdm
@@ -117,9 +114,11 @@ def _file(record: dict[str, Any], clip: dict[str, Any]) -> Path:
     """A clip's file, if it is the one recorded."""
     path = Path(record["details"]["folder"]) / clip["name"]
     if not path.exists():
-        raise DamagedClip(f"clip {path}: the file is missing; make {record['cell']['method']} again")
+        raise Damaged(f"clip {path}: the file is missing; make {record['cell']['method']} again")
     if sha256_file(path) != clip["sha256"]:
-        raise DamagedClip(f"clip {path}: not the file that was recorded (SHA-256 differs)")
+        raise Damaged(
+            f"clip {path}: not the file that was recorded (SHA-256 differs); make {record['cell']['method']} again"
+        )
     return path
 
 
@@ -144,24 +143,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The verb ``measure``."""
     cell = from_arguments(args)
-    reference, candidate = read_record(args.reference), read_record(args.candidate)
-    if from_record(candidate) != cell:
-        raise ValueError(f"measure: {args.candidate} is the record of another cell: {from_record(candidate)}")
-    _, _, hashes = read_inputs(args.inputs)
-    for record, path in ((reference, args.reference), (candidate, args.candidate)):
-        if record["provenance"]["hashes"]["noise"] != hashes["noise"]:
-            raise ValueError(f"measure: the clips of {path} did not start from the noise in {args.inputs}; remake them")
+    announce("measure", cell, args.record)
     settings = {"lpips": {"weights": args.lpips_weights, "download": args.lpips_download}}
     names = [name.strip() for name in args.metrics.split(",") if name.strip()]
     settings = {key: value for key, value in settings.items() if key in names}
     try:
-        record = measure(reference, candidate, names, settings)
-    except DamagedClip as error:
+        record = _measure(cell, args, names, settings)
+    except Damaged as error:
         # A result of this cell, so that the tables are made and show it.
-        reason = f"{error}: delete that method's generate.json and run again"
-        logger.error("%s", reason)
-        record = make_record("measure", cell, "error", reason=reason)
+        record = make_record("measure", cell, "error", reason=str(error), details=transient(error.files))
     except MemoryError as error:
         record = make_record("measure", cell, "out_of_memory", reason=str(error) or "too little memory to measure")
+    except OSError as error:
+        record = make_record("measure", cell, "error", reason=f"{type(error).__name__}: {error}", details=transient())
     write_json(args.record, record)
+    if record["status"] != "passed":
+        logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])
     return 0
+
+
+def _measure(
+    cell: Cell, args: argparse.Namespace, metrics: list[str], settings: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The record of the clips that the options name.
+
+    Raises:
+        Damaged: noise, prompts or a clip are not as recorded.
+        ValueError: the records are of another cell, or of other inputs.
+    """
+    paths = (args.reference, args.candidate)
+    reference, candidate = records = [read_record(path) for path in paths]
+    if from_record(candidate) != cell:
+        raise ValueError(f"measure: {args.candidate} is the record of another cell: {from_record(candidate)}")
+    made = all(record["kind"] == "generate" and record["status"] == "passed" for record in records)
+    if made:
+        _, _, hashes = read_inputs(args.inputs)
+        for record, path in zip(records, paths, strict=True):
+            if record["provenance"]["hashes"]["noise"] != hashes["noise"]:
+                raise ValueError(
+                    f"measure: the clips of {path} did not start from the noise in {args.inputs}; remake them"
+                )
+        for record, path in zip(records, paths, strict=True):
+            _check_clips(record, path)
+    return measure(reference, candidate, metrics, settings)
+
+
+def _check_clips(record: dict[str, Any], path: Path) -> None:
+    """Refuses a record whose clips are damaged, and says that it has to be made again."""
+    try:
+        for clip in record["clips"]:
+            _file(record, clip)
+    except Damaged as error:
+        raise Damaged(str(error), [path]) from None

@@ -100,15 +100,23 @@ class Method:
         return Pattern(self.block_mask(layout, block, device), (order,))
 
     def pattern_for(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: VideoLayout, block: int
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layout: VideoLayout,
+        block: int,
+        planned: Pattern | None = None,
     ) -> Pattern:
         """The pattern of one attention call; ``dynamic`` methods override it.
 
         Args:
             q, k, v: (1, tokens, heads, head size), rotated. The samples of a batch come as further heads, so that each
                 sample gets a pattern of its own.
+            planned: the method's ``pattern`` for this layout, if the caller has it already: what need not be planned
+                at every call.
         """
-        return self.pattern(layout, block, q.shape[2], q.device)
+        return planned or self.pattern(layout, block, q.shape[2], q.device)
 
     def density_knob(self) -> str | None:
         """The knob that a budget is solved for at this setting; None where there is none."""
@@ -147,7 +155,7 @@ class Method:
             return attend_pattern(q, k, v, pattern or self.pattern(layout, block, q.shape[2], q.device), kernel)
         batch, tokens, heads, size = q.shape
         q, k, v = (x.transpose(0, 1).reshape(1, tokens, batch * heads, size) for x in (q, k, v))
-        out = attend_pattern(q, k, v, self.pattern_for(q, k, v, layout, block), kernel)
+        out = attend_pattern(q, k, v, self.pattern_for(q, k, v, layout, block, pattern), kernel)
         return out.reshape(tokens, batch, heads, size).transpose(0, 1)
 
     def attention_operations(self, layout: VideoLayout, block: int, heads: int, head_dim: int) -> float:
@@ -186,6 +194,9 @@ def attend_pattern(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: P
 
     Args:
         q, k, v: (batch, tokens, heads, head size), rotated, in frame-major order.
+
+    Raises:
+        ValueError: the pattern has several orders and does not say which head uses which.
     """
     orders, head_order = pattern.orders, pattern.head_order
     if all(order is None for order in orders):
@@ -193,14 +204,57 @@ def attend_pattern(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: P
     if head_order is None:
         if len(orders) != 1:
             raise ValueError(f"pattern with {len(orders)} orders: head_order must say which head uses which")
-        order = orders[0]
-        out = kernel(q[:, order], k[:, order], v[:, order], pattern.mask)
-        return torch.empty_like(out).index_copy_(1, order, out)
-    identity = torch.arange(q.shape[1], device=q.device)
-    table = torch.stack([identity if order is None else order for order in orders])
-    index = table[head_order].T[None, :, :, None].expand_as(q)  # token that stands at each place, for each head
-    out = kernel(q.gather(1, index), k.gather(1, index), v.gather(1, index), pattern.mask)
-    return torch.empty_like(out).scatter_(1, index, out)
+        there, back = orders[0], inverse(orders[0])
+    else:
+        identity = torch.arange(q.shape[1], device=q.device)
+        there = torch.stack([identity if order is None else order for order in orders])[head_order]
+        back = torch.stack([identity if order is None else inverse(order) for order in orders])[head_order]
+    q, k, v = (_Permuted.apply(x, there, back) for x in (q, k, v))
+    return _Permuted.apply(kernel(q, k, v, pattern.mask), back, there)
+
+
+class _Permuted(torch.autograd.Function):
+    """``permute_tokens`` with a backward pass that is one as well, and not a scattered sum."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, orders: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(back)
+        return permute_tokens(x, orders)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return permute_tokens(gradient, *ctx.saved_tensors), None, None
+
+
+def inverse(order: torch.Tensor) -> torch.Tensor:
+    """The permutation that undoes another: int64 (tokens,)."""
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+
+
+def permute_tokens(x: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+    """Puts the tokens in another order, for all heads or for each head in its own.
+
+    The channels of a token in one head are moved as one row, so that there is one index a row and not one a value.
+
+    Args:
+        x: (batch, tokens, heads, head size).
+        orders: int64 (tokens,) or (heads, tokens): the token that comes to stand at each place.
+
+    Returns:
+        (batch, tokens, heads, head size), contiguous.
+    """
+    if orders.dim() == 1:
+        return x.index_select(1, orders)
+    batch, tokens, heads, size = x.shape
+    if x.stride(3) != 1 or x.stride(2) != size or x.stride(1) % size or (batch > 1 and x.stride(0) % size):
+        x = x.contiguous()
+    # Rows are counted in storage, so that a slice of a larger tensor (v in a joint projection) need not be copied.
+    per_token, per_sample = x.stride(1) // size, x.stride(0) // size if batch > 1 else 0
+    number = (batch - 1) * per_sample + (tokens - 1) * per_token + heads
+    rows = x.as_strided((number, size), (size, 1))
+    index = orders.T * per_token + torch.arange(heads, device=x.device)
+    index = index + torch.arange(batch, device=x.device)[:, None, None] * per_sample
+    return rows[index.flatten()].view(x.shape)
 
 
 def check_knob(method: str, field: dataclasses.Field, value: Any) -> None:

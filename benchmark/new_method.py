@@ -60,7 +60,7 @@ class {class_name}(Method):
     #                                    layout.token_major(device): position by position, all frames of each.
     # pattern(layout, block, heads, device)
     #                                    heads differ in their masks or orders.
-    # pattern_for(q, k, v, layout, block)
+    # pattern_for(q, k, v, layout, block, planned)
     #                                    the mask is decided from queries and keys at each call; set dynamic = True.
     # settings(layout, block)            every setting worth trying for a budget, where no single knob orders them.
     # attend(q, k, v, rotate, layout, block, kernel, pattern)

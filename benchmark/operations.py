@@ -10,9 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from benchmark.layout import VideoLayout
 from benchmark.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from benchmark.cell import Cell
+    from benchmark.method import Method
 
 PETA = 1e15
 
@@ -142,6 +147,33 @@ def generation_operations(
         cross_attention=passes * steps * one.cross_attention,
         ends=passes * steps * one.ends,
     )
+
+
+def cell_operations(cell: Cell, spec: ModelSpec, layout: VideoLayout, method: Method) -> dict[str, float]:
+    """What one clip of a cell comes to, under the cell's schedule.
+
+    Args:
+        spec, layout: the cell's model, and its token grid.
+        method: the cell's method, its knob solved for the budget.
+
+    Returns:
+        ``density`` of the sparse steps and layers; ``pflop`` and ``pflop_dense``, 10^15 operations of the transformer's
+        blocks under the method, and under dense attention throughout.
+    """
+    dense = generation_operations(spec, layout, steps=cell.steps)
+    sparse = generation_operations(
+        spec,
+        layout,
+        steps=cell.steps,
+        dense_steps=cell.dense_steps,
+        dense_layers=cell.dense_layers,
+        sparse_layer_operations=method.attention_operations(layout, cell.block, spec.heads, spec.head_dim),
+    )
+    return {
+        "density": method.density(layout, cell.block, spec.heads, spec.head_dim),
+        "pflop": sparse.pflop,
+        "pflop_dense": dense.pflop,
+    }
 
 
 def _require_range(name: str, value: int, least: int, most: int | None) -> None:

@@ -93,7 +93,7 @@ def plan(
     if budget is not None:
         chosen = at_budget(chosen, layout, block, budget, spec.heads)
     mask = chosen.pattern(layout, block, spec.heads).mask if has_mask(chosen) else None
-    layer = _layer_operations(chosen, mask, spec, layout, block)
+    layer = layer_operations(chosen, mask, spec, layout, block)
     one = {"steps": 1, "passes": 1}
     return {
         "model": model,
@@ -121,7 +121,7 @@ def has_mask(method: Method) -> bool:
     return type(method).attend is Method.attend
 
 
-def _layer_operations(method: Method, mask, spec: ModelSpec, layout, block: int) -> float:
+def layer_operations(method: Method, mask, spec: ModelSpec, layout, block: int) -> float:
     """Operations of the method's attention in one layer and one pass; the mask is not planned a second time."""
     if mask is not None and type(method).attention_operations is Method.attention_operations:
         return operations.attention_operations(spec, layout, mask.density)

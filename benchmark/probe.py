@@ -1,7 +1,7 @@
 """Looks into a testbed's attention: maps of its heads, and how the score falls with the distance of query and key.
 
-The model runs densely on one prompt. At a few sampling steps, evenly spread, every layer's attention probabilities are
-computed a second time from its queries and keys, and averaged over those steps.
+The model runs densely on one prompt. At a few sampling steps, evenly spread, a router between the model and its kernel
+computes every layer's attention probabilities from its queries and keys, and averages them over those steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.attention import AttentionRouter, Schedule
 from benchmark.layout import VideoLayout
+from benchmark.method import Kernel, Method, Rotation
 from benchmark.records import describe_device, provenance, sha256_file, sha256_tensor, write_json
 
 logger = logging.getLogger(__name__)
@@ -33,8 +35,6 @@ EXAMPLE = """example:
   python -m benchmark probe --model testbed-nano --inputs results/quick/inputs/testbed-nano/1x \\
       --out results/quick/attention/testbed-nano.npz
 """
-
-Processor = Callable[..., torch.Tensor]
 
 
 @dataclass
@@ -85,40 +85,30 @@ class Recording:
             self.frames[layer, head] += grid.sum(dim=3).mean(dim=1)
 
 
-class RecordingProcessor:
-    """An attention processor of diffusers that leaves attention as it is and records its probabilities.
+class RecordingRouter(AttentionRouter):
+    """A router that leaves attention dense, and records its probabilities at some of the steps.
 
     Args:
-        inner: the processor that computes the attention.
-        layer: number of the layer.
+        layout: token grid of the clip.
+        kernel: computes the attention.
+        steps: sampling steps.
+        wanted: those that are recorded.
         recording: where the probabilities go.
-        wanted: whether the step that is being taken is recorded.
     """
 
-    def __init__(self, inner: Processor, layer: int, recording: Recording, wanted: Callable[[], bool]) -> None:
-        self.inner, self.layer, self.recording, self.wanted = inner, layer, recording, wanted
+    def __init__(
+        self, layout: VideoLayout, kernel: Kernel, steps: int, wanted: Iterable[int], recording: Recording
+    ) -> None:
+        super().__init__(Method(), layout, layout.frame_tokens, kernel, Schedule(steps))
+        self.wanted = frozenset(wanted)
+        self.recording = recording
 
-    def __call__(
-        self,
-        attn: torch.nn.Module,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Self-attention of Wan's transformer: the inner processor's output."""
-        if self.wanted():
-            q = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-            k = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1))
-            self.recording.add(self.layer, _rotate(q, *rotary_emb), _rotate(k, *rotary_emb))
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-
-
-def _rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Wan's rotary embedding: neighbouring channels are a pair, whose angle stands twice in both tables."""
-    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = cosines[..., 0::2].float(), sines[..., 1::2].float()
-    return torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1).flatten(-2)
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rotate: Rotation) -> torch.Tensor:
+        """The dense self-attention of a layer at the current step, of one sample."""
+        q, k = rotate(q), rotate(k)
+        if self.step in self.wanted:
+            self.recording.add(layer, q, k)
+        return super().attend(layer, q, k, v, lambda x: x)
 
 
 def record(
@@ -127,7 +117,7 @@ def record(
     """Samples a clip densely and records its attention.
 
     Args:
-        transformer: a ``WanTransformer3DModel`` of the testbed; its processors are put back afterwards.
+        transformer: a ``WanTransformer3DModel`` of the testbed; its own attention is put back afterwards.
         layout: token grid of the clip.
         noise: float32 (1, channels, frames, height, width).
         prompt: a sentence of the testbed's grammar.
@@ -140,29 +130,30 @@ def record(
     Raises:
         ValueError: more steps are to be recorded than there are, or none.
     """
+    from benchmark import kernels
+    from benchmark.models import wan
     from benchmark.testbed.grammar import encode
     from benchmark.testbed.sample import sample
 
     wanted = recorded_steps(steps, recorded)
     blocks = list(transformer.blocks)
     recording = Recording.empty(layout, len(blocks), blocks[0].attn1.heads, noise.device)
-    now = {"step": -1}
+    _, kernel = kernels.select(kernels.AUTO, noise.device.type)
+    router = RecordingRouter(layout, kernel, steps, wanted, recording)
 
     def before_step(step: int) -> None:
-        now["step"] = step
+        router.step = step
         if step in wanted:
             recording.steps.append(step)
 
     before = [block.attn1.processor for block in blocks]
     try:
-        for layer, block in enumerate(blocks):
-            block.attn1.processor = RecordingProcessor(
-                block.attn1.processor, layer, recording, lambda: now["step"] in wanted
-            )
+        wan.install(transformer, router)
         sample(transformer, noise, encode([prompt]).to(noise.device), steps, before_step)
     finally:
+        transformer.attention_link.release()
         for block, processor in zip(blocks, before, strict=True):
-            block.attn1.processor = processor
+            block.attn1.set_processor(processor)
     for sums in (recording.maps, recording.same_place, recording.same_frame, recording.frames):
         sums /= len(recording.steps)
     return recording

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,7 @@ _PART = re.compile(r"\..+\.(\d+)\.part")
 _PR_SET_PDEATHSIG = 1
 
 
-def hold(state: Path, results: Path, cluster: bool = False) -> IO[str] | None:
+def hold(state: Path, results: Path, cluster: bool = False, alone: Callable[[], None] | None = None) -> IO[str] | None:
     """Says that a run is alive in this folder, and clears away what a killed one left if no other is.
 
     These are Snakemake's locks, and files that were being written. Snakemake itself then makes again what was not
@@ -38,6 +39,7 @@ def hold(state: Path, results: Path, cluster: bool = False) -> IO[str] | None:
         state: Snakemake's folder, ``.snakemake``.
         results: the folder of all results.
         cluster: whether this run's jobs run on other machines.
+        alone: called before any other run can begin, if none is alive.
 
     Returns:
         The file that is held, to be kept open as long as the run goes on; None where the file system has no locks, or
@@ -60,7 +62,8 @@ def hold(state: Path, results: Path, cluster: bool = False) -> IO[str] | None:
         file.close()
         return None
     else:
-        _clear(state, results)
+        if _clear(state, results) and alone is not None:
+            alone()
         file.truncate(0)
         file.write(f"{os.getpid()} {'cluster' if cluster else 'local'}\n")
         file.flush()
@@ -74,21 +77,22 @@ def _who(path: Path) -> str:
     return f" (process {words[0]})" if words and _alive(int(words[0])) else ""
 
 
-def _clear(state: Path, results: Path) -> None:
-    """Removes Snakemake's locks and half-written files of runs that are no more."""
+def _clear(state: Path, results: Path) -> bool:
+    """Removes Snakemake's locks and half-written files of runs that are no more; False where jobs may be alive."""
     locks = state / "locks"
     if locks.is_dir() and any(locks.iterdir()):
         if (state / HOLD).read_text().split()[1:] == ["cluster"]:
             logger.warning(
                 "a run that handed its jobs to a cluster was killed; when none of them is left: snakemake --unlock"
             )
-            return
+            return False
         shutil.rmtree(locks)
         logger.info("the last run here was killed; this one goes on from what it finished")
     for path in results.rglob(".*.part"):
         written = _PART.fullmatch(path.name)
         if written and not _alive(int(written[1])):
             path.unlink(missing_ok=True)
+    return True
 
 
 def _alive(process: int) -> bool:
@@ -117,11 +121,15 @@ def launch(words: list[str]) -> None:
         words: the parent's process number, then the command.
     """
     parent, *command = words
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != int(parent):  # it ended before the kernel was asked
-            sys.exit(f"{command[0]}: the run that started this has ended")
+    if sys.platform == "linux" and not die_with_parent(int(parent)):
+        sys.exit(f"{command[0]}: the run that started this has ended")
     os.execvp(command[0], command)
+
+
+def die_with_parent(parent: int) -> bool:
+    """Has the kernel, Linux, kill this process when its parent ends. Returns False where that has ended already."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
 
 
 if __name__ == "__main__":

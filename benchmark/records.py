@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,31 @@ STATUSES = ("passed", "incorrect", "out_of_memory", "unsupported", "error")
 """passed: the numbers count. incorrect: a check failed. out_of_memory, unsupported, error: no numbers, and a reason."""
 
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-image", "lpips", "av", "snakemake")
+
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "bf16", "sve")
+"""Instruction sets, in Linux's words, with which sums are taken in another order or rounded otherwise."""
+
+
+class Damaged(ValueError):
+    """A file is not as it was written: the machine's fault, or a hand's, and none of a method's.
+
+    Args:
+        message: one line: which file, what is wrong with it, what to do.
+        files: results to be made again, to be rid of it.
+    """
+
+    def __init__(self, message: str, files: Iterable[Path | str] = ()) -> None:
+        super().__init__(message)
+        self.files = tuple(map(str, files))
+
+
+def transient(files: Iterable[Path | str] = ()) -> dict[str, list[str]]:
+    """What the ``details`` of a record say whose failure was the machine's, so that the next run makes it again.
+
+    Args:
+        files: results that have to be made again as well.
+    """
+    return {"transient": sorted(map(str, files))}
 
 
 def make_record(
@@ -100,7 +125,11 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str:
-    """The commit checked out, with ``+changes`` where tracked files differ from it; ``unknown`` outside a checkout."""
+    """The commit checked out, with ``+changes`` where tracked files differ from it.
+
+    Outside a checkout, on a machine that the files were copied to, it is the environment's ``SOURCE_COMMIT`` with
+    ``(stated)`` behind it, or ``unknown``; ``code_hash`` tells whether the statement is true.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -111,7 +140,8 @@ def commit() -> str:
 
     head = git("rev-parse", "HEAD")
     if head is None:
-        return "unknown"
+        stated = os.environ.get("SOURCE_COMMIT")
+        return f"{stated} (stated)" if stated else "unknown"
     return head + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
@@ -143,7 +173,7 @@ def describe_device(device: str) -> dict[str, Any]:
         device: ``cpu`` or ``cuda``.
     """
     if device == "cpu":
-        return {"type": "cpu", "name": _processor(), "threads": _threads()}
+        return {"type": "cpu", "name": _processor(), "threads": _threads(), "instructions": _instructions()}
     import torch
 
     found: dict[str, Any] = {"type": "cuda", "name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
@@ -166,13 +196,27 @@ def _threads() -> int:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.machine()
+
+
+def _instructions() -> str:
+    """The instruction sets that choose between kernels that round otherwise: torch's own choice, and oneDNN's."""
+    import torch
+
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    found = [name for name in INSTRUCTIONS if name in flags]
+    # oneDNN can be kept from instructions that the processor has.
+    limits = [f"{name}={os.environ[name]}" for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if name in os.environ]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *found, *limits])
+
+
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; empty where it says nothing."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.machine()
-    return platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def sha256_file(path: Path | str) -> str:

@@ -16,6 +16,7 @@ METHODS_FOLDER = Path(__file__).resolve().parent.parent / "methods"
 # The order of rows in tables; a method that is not named here comes after these, by name.
 TABLE_ORDER = (
     "dense", "riflex", "sta", "pa", "svg", "spatial", "temporal", "longlora", "sana", "harmonic", "radial", "random",
+    "dense_repeated",
 )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def window_mask(
     blocks[whole:] = True
     blocks[:, whole:] = True
     blocks |= torch.diag(~blocks.any(dim=1))
-    return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens)
+    return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens, period=size / block)
 
 
 def _columns(row_low, row_high, key_low, key_high, width, least):

@@ -5,28 +5,40 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import re
 import sys
 from pathlib import Path
 
 from paper_figures.experiment import Experiment
+from paper_figures.speed import CONFIG, Speed
 
 FOLDER = Path(__file__).resolve().parent
+NAMES = re.compile(r"(table|figure)(\d+(_speed)?|_[a-z]+)")
+EXPERIMENT, SPEED, BOTH = "experiment", "speed", "both"
+"""What a target reads, as its ``READS`` says: an experiment (where it says nothing), records of speed, or both."""
 
 
 def targets() -> list[str]:
-    """Names of all tables and figures: each is a file here, ``table<number>.py`` or ``figure<number>.py``."""
-    return sorted(
-        path.stem for kind in ("table", "figure") for path in FOLDER.glob(f"{kind}[0-9]*.py") if path.stem != kind
-    )
+    """Names of all tables and figures: each is a file here.
+
+    They are named ``table1``, ``table1_speed`` or ``table_words``, and figures likewise.
+    """
+    return sorted(path.stem for path in FOLDER.glob("*.py") if NAMES.fullmatch(path.stem))
 
 
-def make(target: str, source: Experiment, out: Path) -> list[Path]:
+def reads(target: str) -> str:
+    """What a target is made from: ``experiment``, ``speed`` or ``both``."""
+    return getattr(importlib.import_module(f"paper_figures.{target}"), "READS", EXPERIMENT)
+
+
+def make(target: str, source: Experiment | None, out: Path, speed: Speed | None = None) -> list[Path]:
     """Makes a table or figure.
 
     Args:
         target: one of ``targets()``.
         source: the experiment that it shows.
         out: folder for its files.
+        speed: the records of speed that it shows.
 
     Returns:
         The files written.
@@ -34,8 +46,15 @@ def make(target: str, source: Experiment, out: Path) -> list[Path]:
     Raises:
         ValueError: what it needs is missing or not in order.
     """
+    module, wanted = importlib.import_module(f"paper_figures.{target}"), reads(target)
+    if wanted != SPEED and source is None:
+        raise ValueError("--experiment-folder is needed, such as results/quick")
+    if wanted == SPEED and speed is None:
+        raise ValueError("--speed-folder is needed, such as results/h100 or results/reference/h100")
     out.mkdir(parents=True, exist_ok=True)
-    return importlib.import_module(f"paper_figures.{target}").make(source, out)
+    if wanted == BOTH:
+        return module.make(source, out, speed)
+    return module.make(speed if wanted == SPEED else source, out)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -43,19 +62,34 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m paper_figures",
         description="Make a table (CSV, Markdown, LaTeX) or a figure (PDF, PNG) from an experiment's results.",
-        epilog="example: python -m paper_figures table1 --experiment-folder results/quick --out results/quick/tables",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  python -m paper_figures table1 --experiment-folder results/quick --out results/quick/tables\n"
+        "  python -m paper_figures table1_speed --speed-folder results/reference/h100 --out results/quick/tables",
     )
     parser.add_argument("target", metavar="TARGET", choices=targets(), help=", ".join(targets()))
-    parser.add_argument("--experiment-folder", type=Path, required=True, metavar="FOLDER", help="results/EXPERIMENT")
+    parser.add_argument("--experiment-folder", type=Path, metavar="FOLDER", help="results/EXPERIMENT")
     parser.add_argument("--records", type=Path, metavar="FILE", help="the tidy table (default: FOLDER/records.parquet)")
+    parser.add_argument(
+        "--speed-folder", type=Path, metavar="FOLDER", help="records of speed are in FOLDER/records; none need be there"
+    )
+    parser.add_argument(
+        "--speed-config",
+        type=Path,
+        default=CONFIG,
+        metavar="FILE",
+        help="what they were measured under (default: h100)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("fontTools", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    source = Experiment(args.experiment_folder, args.records or args.experiment_folder / "records.parquet")
+    folder = args.experiment_folder
+    source = Experiment(folder, args.records or folder / "records.parquet") if folder else None
+    speed = Speed(args.speed_folder, args.speed_config) if args.speed_folder else None
     try:
-        written = make(args.target, source, args.out)
+        written = make(args.target, source, args.out, speed)
     except ValueError as error:
         print(f"{args.target}: {error}", file=sys.stderr)
         return 2

@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from benchmark.tolerance import CONTROL, MOVED
 from paper_figures.experiment import CellRows
 from paper_figures.published import Published
 from paper_figures.tables import UNTRAINED, Block, Column, Entry, Group, Line
 
-ROLES = {"random": "control", "harmonic": "ablation"}
+ROLES = {"random": "control", "dense_repeated": "control", "harmonic": "ablation"}
 """Methods that are no contenders: what the reader is told of them."""
 
 COMPARISONS = ("psnr", "ssim", "lpips", UNTRAINED)
 """Metrics that compare a clip with the dense one."""
+
+NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", UNTRAINED: "LPIPS untrained", "adherence": "adherence"}
 
 WORDS = {"out_of_memory": "out of memory"}
 
@@ -243,6 +246,57 @@ def lpips_columns(cells: Iterable[CellRows]) -> tuple[Column, ...]:
     return columns
 
 
+def noise_floor(cells: Iterable[CellRows]) -> list[str]:
+    """How far numbers lie apart that should be equal: as the control measured it, and as a trial on two processors did.
+
+    Returns:
+        A sentence for each model and length whose clips are compared with dense ones, and what follows from them.
+    """
+    compared: dict[tuple[str, str], CellRows | None] = {}
+    for cell in cells:
+        place, untuned = (cell.model, cell.length), cell.tuning == "untuned"
+        if cell.method == CONTROL and untuned:
+            compared[place] = cell
+        elif not (cell.method == "dense" and untuned) and any(cell.find(metric) for metric in COMPARISONS):
+            compared.setdefault(place, None)
+    if not compared:
+        return []
+    said = [_floor(model, length, cell) for (model, length), cell in compared.items()]
+    if any(cell is not None for cell in compared.values()):
+        said.append(
+            f"The noise floor is {CONTROL}: dense attention with its sums in another order, held against the dense "
+            "clips. A method whose clips come as near to them cannot be told from dense attention."
+        )
+    units = {"psnr": " dB"}
+    moves = ", ".join(f"{NAMES[metric]} {value:g}{units.get(metric, '')}" for metric, value in MOVED.items())
+    said.append(
+        f"On another processor the methods' means moved by up to {moves} in a trial. Smaller differences between two "
+        "means say nothing across machines (docs/protocol.md, The noise floor)."
+    )
+    return said
+
+
+def _floor(model: str, length: str, cell: CellRows | None) -> str:
+    """What the control measured at a length of a model."""
+    where = f"Noise floor of {model} at {length}"
+    if cell is None:
+        return f"{where}: not measured, for {CONTROL} is not among the methods."
+    rows = [cell.find(metric) for metric in COMPARISONS]
+    found = [
+        f"{NAMES[row['metric']]} {_near_equal(row['metric'], row['value'])}"
+        for row in rows
+        if row is not None and row["status"] == "passed"
+    ]
+    failed = cell.failed("measure") or cell.failed("generate")
+    why = f"{CONTROL} has the status {failed['status']}" if failed else "no metric compares clips"
+    return f"{where}: {', '.join(found)}." if found else f"{where}: not measured, {why}."
+
+
+def _near_equal(metric: str, value: float) -> str:
+    """A number of two clips that are nearly the same: with more digits than tables have."""
+    return {"psnr": f"{value:.1f} dB", "ssim": f"{value:.4f}"}.get(metric) or significant(value, 2)
+
+
 def remarks(cells: list[CellRows]) -> tuple[str, ...]:
     """What must be said below every table."""
     rows = [row for cell in cells for row in cell.rows]
@@ -260,6 +314,7 @@ def remarks(cells: list[CellRows]) -> tuple[str, ...]:
             f"{', '.join(own)} is a small model trained on a procedural world and none of the paper's: lines "
             "marked other model show the paper's order of methods, not a level to reach."
         )
+    said += noise_floor(cells)
     versions = len({row["code"] for row in rows})
     if versions > 1:
         said.append(f"The records come from {versions} versions of the code.")

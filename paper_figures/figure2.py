@@ -1,28 +1,37 @@
-"""Figure 2: operations against the number of frames, dense and radial, at HunyuanVideo's shapes.
+"""Figure 2: operations, latency and tuning of HunyuanVideo against the number of frames, dense and radial.
 
-The left panel of the paper's figure, and the whole generation beside it. A panel is a function in ``PANELS``; those for
-latency and tuning come with their records.
+The paper's three panels. Operations are counted for every number of frames; latency and tuning are of the records of
+speed, in GPU-seconds beside the published points, and say so where there are no records.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from paper_figures import published
+from paper_figures import published, table2_speed
 from paper_figures.experiment import Experiment
+from paper_figures.published import Published
+from paper_figures.speed import DENSE, LATENCY, NOT_YET, RADIAL, TRAINING, Speed
 from paper_figures.style import GREY, WIDTH, look, save, styled
 
+READS = "both"
 MODEL, PAPER_MODEL = "hunyuanvideo", "HunyuanVideo"
 SIZE = (720, 1280)
-TITLES = {"dense": "Dense", "radial": "Radial"}
+TITLES = {DENSE: "Dense", RADIAL: "Radial"}
+
+TICKS = (125, 253, 381, 509)
+"""Numbers of frames that an axis names."""
 
 Curve = dict[int, Mapping[str, Any]]
+Points = dict[str, dict[int, float]]
+"""A number by method and frames."""
 
 
 def curves(path: Path) -> dict[str, Curve]:
@@ -49,79 +58,163 @@ def curves(path: Path) -> dict[str, Curve]:
     return found
 
 
-def attention_panel(axes: Axes, found: dict[str, Curve]) -> None:
+def measured(speed: Speed | None, kind: str, name: str) -> Points:
+    """A number of the speed records of HunyuanVideo at Table 2's lengths, radial as released where there is that."""
+    found: Points = {method: {} for method in TITLES}
+    for stage in (f"{MODEL}/{shape}" for shape in table2_speed.SHAPES) if speed else ():
+        for method in TITLES:
+            cells = (speed.cell(stage, method, setting) for setting in ("authors", "paper"))
+            for cell in filter(None, cells):
+                values = speed.passed(cell, kind)
+                if name in values:
+                    found[method][cell.frames] = values[name]
+                    break
+    return found
+
+
+def printed(of: Callable[[Published], float | None]) -> Points:
+    """A number that is worked out from the paper's Table 2, tuned rows where there are two."""
+    found: Points = {method: {} for method in TITLES}
+    for row in published.rows("table2"):
+        if row.model == PAPER_MODEL and row.method in TITLES and of(row) is not None:
+            found[row.method][row.frames] = of(row)
+    return found
+
+
+def attention_panel(axes: Axes, source: Experiment, speed: Speed | None) -> None:
     """Operations of self-attention in one forward pass, all layers sparse, with the ratios that the paper states."""
+    found = curves(source.file("operations.json"))
     axes.set_title("Attention, one pass")
-    _curves(axes, found, "attention_pflop_pass")
+    points = {
+        method: {frames: plan["attention_pflop_pass"] for frames, plan in curve.items()}
+        for method, curve in found.items()
+    }
+    _lines(axes, points)
+    _frame(axes, "PFLOP", points)
     stated = {row.frames: row.text("attention_ratio") for row in published.rows("figure2")}
-    for frames, plan in found["radial"].items():
-        if frames not in stated or frames not in found["dense"]:
-            continue
-        dense, radial = found["dense"][frames]["attention_pflop_pass"], plan["attention_pflop_pass"]
-        axes.plot([frames, frames], [radial, dense], color=GREY, linewidth=0.8, linestyle=":", zorder=1)
-        _say(axes, frames, dense, f"{dense / radial:.1f}× fewer\n({stated[frames]}× published)")
+    _ratios(axes, points, {frames: text for frames, text in stated.items() if frames in points[RADIAL]})
 
 
-def generation_panel(axes: Axes, found: dict[str, Curve]) -> None:
-    """Operations of a whole generation with its dense steps and layers, everything in the transformer counted."""
-    axes.set_title("Whole generation, all operations")
-    _curves(axes, found, "pflop")
-    last = max(set(found["dense"]) & set(found["radial"]))
-    dense, radial = (found[method][last]["pflop"] for method in ("dense", "radial"))
-    axes.plot([last, last], [radial, dense], color=GREY, linewidth=0.8, linestyle=":", zorder=1)
-    _say(axes, last, dense, f"{dense / radial:.1f}× fewer")
+def latency_panel(axes: Axes, source: Experiment, speed: Speed | None) -> None:
+    """Denoising of a whole clip, with the ratios that the paper's figure states."""
+    axes.set_title("Latency")
+    stated = {row.frames: row.text("latency_ratio") for row in published.rows("figure2")}
+    _beside(
+        axes, measured(speed, LATENCY, "generation_s"), printed(table2_speed.gpu_seconds), stated, "GPU-seconds a clip"
+    )
 
 
-PANELS = (attention_panel, generation_panel)
+def training_panel(axes: Axes, source: Experiment, speed: Speed | None) -> None:
+    """A tuning step of one clip; published hours are divided by the published number of steps."""
+    axes.set_title("Tuning")
+    stated = {row.frames: row.text("tuning_ratio") for row in published.rows("figure2")}
+    paper = printed(table2_speed.step_seconds)
+    _beside(axes, measured(speed, TRAINING, "step_s"), paper, stated, "GPU-seconds a LoRA step")
 
 
-def _say(axes: Axes, frames: int, value: float, text: str) -> None:
-    """Words to the left of a point and above its curve."""
-    axes.annotate(text, (frames, value), (-7, 0), textcoords="offset points", ha="right", va="bottom", fontsize=7)
+PANELS = (attention_panel, latency_panel, training_panel)
 
 
-def _curves(axes: Axes, found: dict[str, Curve], key: str) -> None:
-    for method, curve in found.items():
-        frames = sorted(curve)
+def _beside(axes: Axes, own: Points, paper: Points, stated: Mapping[int, str], unit: str) -> None:
+    """Measured curves with markers, published points hollow and dashed."""
+    _lines(axes, own)
+    for method, curve in paper.items():
         colour, marker = look(method)
         axes.plot(
-            frames, [curve[n][key] for n in frames], color=colour, marker=marker, label=TITLES[method], clip_on=False
+            *_sorted(curve),
+            color=colour,
+            marker=marker,
+            markerfacecolor="white",
+            linestyle=(0, (3, 2)),
+            linewidth=0.8,
+            label=f"{TITLES[method]}, published",
+            clip_on=False,
+            zorder=1.5,
         )
-    axes.set_xticks(sorted(found["dense"]))
-    axes.set_xlabel("Frames")
-    axes.set_ylabel("PFLOP")
-    axes.set_ylim(0, 1.12 * max(curve[n][key] for curve in found.values() for n in curve))
+    _frame(axes, unit, own, paper)
+    if not any(own.values()):
+        axes.text(0.97, 0.03, NOT_YET, transform=axes.transAxes, ha="right", fontsize=7, color=GREY)
+    _ratios(axes, own, stated, paper)
+
+
+def _lines(axes: Axes, points: Points) -> None:
+    for method, curve in points.items():
+        if curve:
+            colour, marker = look(method)
+            axes.plot(*_sorted(curve), color=colour, marker=marker, label=TITLES[method], clip_on=False)
+
+
+def _sorted(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    frames = sorted(curve)
+    return frames, [curve[n] for n in frames]
+
+
+def _ratios(axes: Axes, own: Points, stated: Mapping[int, str], paper: Points | None = None) -> None:
+    """A line from radial to dense wherever the paper states a ratio, and both ratios beside it."""
+    right, left = (0.45, 0.6) if paper is None else (0.7, 0.35)  # how far up to the next curve there is room
+    for frames, text in stated.items():
+        if frames in own[DENSE] and frames in own[RADIAL]:
+            dense, radial = own[DENSE][frames], own[RADIAL][frames]
+            axes.plot([frames, frames], [radial, dense], color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+            others = [curve[frames] for curve in (paper or {}).values() if frames in curve]
+            above = min(value for value in (dense, *others) if value > radial)
+            first = frames == min(stated)
+            axes.annotate(
+                f"{dense / radial:.1f}×\n({text}×)",
+                (frames, radial * (above / radial) ** (right if first else left)),
+                (3 if first else -3, 0),
+                textcoords="offset points",
+                ha="left" if first else "right",
+                va="center",
+                fontsize=7,
+                linespacing=1.0,
+            )
+
+
+def _frame(axes: Axes, unit: str, *points: Points) -> None:
+    curves = [curve for found in points for curve in found.values()]
+    frames = sorted({n for curve in curves for n in curve})
+    values = [value for curve in curves for value in curve.values()]
+    low, high = 0.8 * min(values), 1.25 * max(values)
+    ticks = [scale * 10.0**power for power in range(-6, 9) for scale in (1, 2, 5)]
+    axes.set(yscale="log", ylim=(low, high), xlabel="Frames", ylabel=unit)
+    axes.set_xticks([n for n in TICKS if n in frames] or frames)
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value:,.0f}"))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left")
 
 
-def _schedules(curve: Curve) -> str:
-    """What is dense in a curve's generations, each with the frames from which it holds."""
-    told, words = "", []
-    for frames in sorted(curve):
-        plan = curve[frames]
-        dense = f"{plan['dense_steps']} of {plan['steps']} steps"
-        if plan["dense_layers"]:
-            dense += f" and {plan['dense_layers']} layers"
-        if dense != told:
-            words.append(f"{dense} from {frames} frames on")
-            told = dense
-    return ", ".join(words)
-
-
-def make(source: Experiment, out: Path) -> list[Path]:
-    """Writes the figure. Returns its files."""
-    found = curves(source.file("operations.json"))
-    with styled():
-        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
-        for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-            panel(axes, found)
-        first = next(iter(found["radial"].values()))
-        words = (
-            f"{PAPER_MODEL} {SIZE[0]}x{SIZE[1]}, blocks of {first['block']}.",
-            f"Dense in a whole generation: {_schedules(found['radial'])}.",
-            "Published: the ratios that the paper's Figure 2 states; that the middle one is at 381 frames is assumed.",
+def caption(source: Experiment, speed: Speed | None) -> str:
+    """What stands below the panels."""
+    block = next(iter(curves(source.file("operations.json"))[RADIAL].values()))["block"]
+    steps = " and ".join(f"{count:,} steps ({n})" for n, count in table2_speed.STEPS[PAPER_MODEL].items())
+    words = [
+        f"{PAPER_MODEL} {SIZE[0]}x{SIZE[1]}, blocks of {block}. Ratios are dense over radial, in brackets those of",
+        "the paper's Figure 2 (that its middle one is at 381 frames is assumed). Published points: Table 2's",
+        f"seconds x 8 GPUs, and its hours of tuning x 8 GPUs over {steps}.",
+    ]
+    cells = [speed.cell(f"{MODEL}/{shape}", DENSE, "paper") for shape in table2_speed.SHAPES] if speed else []
+    shown = [cell for cell in cells if cell and speed.passed(cell, LATENCY)]
+    if shown:
+        last = shown[-1]
+        words.append(
+            f"{last.dense_steps} of {last.steps} steps and {last.dense_layers} layers are dense; random weights, one "
+            f"{speed.record(last, LATENCY)['provenance']['device']['name']}."
         )
-        figure.supxlabel("\n".join(words), fontsize=7)
+    return "\n".join(words)
+
+
+def make(source: Experiment, out: Path, speed: Speed | None = None) -> list[Path]:
+    """Writes the figure. Returns its files."""
+    words = caption(source, speed)
+    with styled():
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        shown: dict[str, Any] = {}
+        for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+            panel(axes, source, speed)
+            shown |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=len(shown))
+        figure.supxlabel(words, fontsize=7)
         return save(figure, out, "figure2")

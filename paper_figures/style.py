@@ -40,6 +40,7 @@ LOOKS = {
     "harmonic": Look(PURPLE, "h"),
     "radial": Look(VERMILION, "*"),
     "random": Look(GREY, "x"),
+    "dense_repeated": Look(GREY, "o"),
 }
 SPARE = tuple(Look(colour, marker) for marker in ("p", "d", "8", "H") for colour in (SKY, GREEN, BLUE, YELLOW))
 """For methods that are not named above; none of these looks is taken."""

@@ -110,13 +110,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its name in file names, its title, and what must be said of all of it."""
+    """A table: its name in file names, its title, what must be said of all of it, the heads of its first columns."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
     blocks: tuple[Block, ...]
     remarks: tuple[str, ...] = ()
+    heads: tuple[str, str] = ("Method", "Source")
 
 
 def write(table: Table, out: Path) -> list[Path]:
@@ -210,13 +211,13 @@ def to_markdown(table: Table) -> str:
     marks = footnotes(table)
     lines = [f"# {table.title}", ""]
     for block in table.blocks:
-        lines += [f"## {block.heading}", "", *_markdown_block(block, table.columns, marks), ""]
+        lines += [f"## {block.heading}", "", *_markdown_block(table, block, marks), ""]
     lines += [f"{remark}\n" for remark in table.remarks]
     lines += [f"<sup>{mark}</sup> {sentence}\n" for sentence, mark in marks.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_block(block: Block, columns: tuple[Column, ...], marks: Mapping[str, str]) -> list[str]:
+def _markdown_block(table: Table, block: Block, marks: Mapping[str, str]) -> list[str]:
     def mark(*sentences: str) -> str:
         found = list(dict.fromkeys(marks[sentence] for sentence in sentences if sentence))
         return f"<sup>{','.join(found)}</sup>" if found else ""
@@ -225,7 +226,7 @@ def _markdown_block(block: Block, columns: tuple[Column, ...], marks: Mapping[st
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     arrows = {"higher": f"{NO_BREAK}↑", "lower": f"{NO_BREAK}↓", "": ""}
-    head = ["Method", "Source"]
+    columns, head = table.columns, list(table.heads)
     for column in columns:
         unit = f" ({column.unit})" if column.unit else ""
         head.append(f"{column.heading}{mark(column.note)}{unit}{arrows[column.direction]}")
@@ -295,7 +296,7 @@ def _latex_block(table: Table, block: Block, marks: Mapping[str, str], number: i
         f"\\label{{tab:{table.name}-{number + 1}}}",
         f"\\resizebox{{\\textwidth}}{{!}}{{\\begin{{tabular}}{{ll{'r' * len(columns)}}}",
         "\\toprule",
-        " & ".join(["Method", "Source", *heads]) + r" \\",
+        " & ".join([*map(latex, table.heads), *heads]) + r" \\",
     ]
     if any(units):
         lines.append(" & ".join(["", "", *units]) + r" \\")

@@ -117,9 +117,9 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, path: Path) -> None:
-        """Opens a file and waits until it and its pictures are there."""
-        self.call("Page.navigate", url=Path(path).resolve().as_uri())
+    def open(self, path: Path, fragment: str = "") -> None:
+        """Opens a file, at a fragment such as ``#part``, and waits until it and its pictures are there."""
+        self.call("Page.navigate", url=Path(path).resolve().as_uri() + fragment)
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
     def run(self, script: str) -> Any:

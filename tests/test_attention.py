@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark import kernels, registry
-from benchmark.attention import AttentionRouter, Schedule
+from benchmark.attention import AttentionRouter, PassThroughRouter, Schedule
 from benchmark.budget import at_budget
 from benchmark.layout import VideoLayout
-from benchmark.method import Method
+from benchmark.method import Method, attend_pattern, inverse, permute_tokens
 from benchmark.models import testbed, wan
 from benchmark.models.spec import build
 
@@ -221,10 +221,9 @@ def test_temporal_frequencies_are_those_of_the_rotary_table(transformer) -> None
 
 @pytest.mark.parametrize(("knobs", "repetition"), [({"k": 2}, None), ({}, 30.0)])
 def test_riflex_turns_one_pair_of_channels_at_its_own_frequency(transformer, knobs, repetition) -> None:
-    rope = transformer.rope
-    method = registry.get("riflex", knobs)
-    changed = wan.rotary_of_method(rope, method, LONG, repetition)
-    own = rope(torch.empty(1, 1, *SPEC.latent_shape(LONG)[1:]))
+    latent = torch.empty(1, *SPEC.latent_shape(LONG))
+    rope, own = transformer.rope, transformer.rope(latent)
+    changed = route(transformer, registry.get("riflex", knobs), layout=LONG, repetition=repetition)[0].rope(latent)
     frame = LONG.coordinates()[0].double()
     angles = frame * 0.9 * 2 * math.pi / LONG.frames
     for found, before, function in zip(changed, own, (torch.cos, torch.sin), strict=True):
@@ -251,8 +250,63 @@ def test_riflex_through_the_model_is_the_model_with_that_frequency(transformer) 
 def test_riflex_leaves_a_clip_below_the_period_alone(transformer) -> None:
     for frames, changes in ((16, False), (29, False), (30, True)):
         layout = SPEC.layout(frames, 12, 18)
+        latent = torch.empty(1, *SPEC.latent_shape(layout))
         routed, _ = route(transformer, registry.get("riflex"), layout=layout, repetition=30)
-        assert all((block.attn1.processor.rotary is not None) == changes for block in routed.blocks)
+        assert torch.equal(routed.rope(latent)[0], transformer.rope(latent)[0]) != changes
+
+
+def test_another_router_takes_the_place_of_the_first(transformer) -> None:
+    method = at_budget(registry.get("temporal"), LAYOUT, BLOCK, 0.5)
+    routed, _ = route(transformer, method)
+    expected = forward(routed)
+    again, _ = route(routed, method)  # hooks that stayed would permute twice
+    assert torch.equal(forward(again), expected)
+    plain, _ = route(routed, DENSE)
+    torch.testing.assert_close(forward(plain), forward(transformer), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_each_head_s_tokens_are_put_in_its_own_order_and_back(heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(11, generator=generator) for _ in range(heads)])
+    whole = torch.randn(2, 11, 3 * heads, 4, generator=generator)
+    joint = whole[:, :, heads : 2 * heads]  # a slice, as v is of a joint projection
+    for x in (joint, joint[:1], joint.contiguous(), joint.transpose(2, 3).contiguous().transpose(2, 3)):
+        found = permute_tokens(x, orders)
+        for head in range(heads):
+            assert torch.equal(found[:, :, head], x[:, orders[head], head])
+        assert torch.equal(permute_tokens(found, torch.stack([inverse(order) for order in orders])), x)
+
+
+@pytest.mark.parametrize("name", ["temporal", "longlora", "svg"])
+def test_gradients_pass_through_permutations(name: str) -> None:
+    method = at_budget(registry.get(name), LAYOUT, BLOCK, 0.5)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, weight = torch.randn(4, 1, LAYOUT.tokens, 2, 4, generator=generator)
+    pattern = method.pattern_for(q, k, v, LAYOUT, BLOCK)
+    mask = pattern.mask.to_tokens()
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    attend_pattern(*inputs, pattern, kernels.load("reference").attend).mul(weight).sum().backward()
+    found = [x.grad for x in inputs]
+    plain = [x.clone().requires_grad_() for x in (q, k, v)]
+    total = 0.0
+    for head in range(2):
+        order = pattern.orders[0 if pattern.head_order is None else int(pattern.head_order[head])]
+        place = torch.arange(LAYOUT.tokens) if order is None else inverse(order)
+        seen = mask[min(head, len(mask) - 1)][place][:, place]
+        scores = (plain[0][0, :, head] @ plain[1][0, :, head].T / 2).masked_fill(~seen, -math.inf)
+        total = total + (scores.softmax(dim=1) @ plain[2][0, :, head] * weight[0, :, head]).sum()
+    total.backward()
+    for gradient, expected in zip(found, plain, strict=True):
+        torch.testing.assert_close(gradient, expected.grad, rtol=0, atol=1e-5)
+
+
+def test_pass_through_returns_the_values_and_asks_neither_method_nor_kernel() -> None:
+    rotated = []
+    router = PassThroughRouter(Refusing(), LAYOUT, BLOCK, None, Schedule(steps=1))
+    q = torch.randn(1, LAYOUT.tokens, 2, 4)
+    assert torch.equal(router.attend(0, q, q, q + 1, lambda x: rotated.append(x) or x), q + 1)
+    assert len(rotated) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -22,6 +22,7 @@ from benchmark.generate import generate
 from benchmark.inputs import write_inputs
 from benchmark.measure import measure
 from benchmark.records import describe_device, read_record, sha256_file, write_json
+from benchmark.tolerance import CONTROL, LEAST_PSNR, MARGIN, least_psnr
 
 DENSE = Cell(
     "trial", "testbed-nano", "1x", 3, 48, 48, "dense", block=4, steps=2, dense_steps=1, clips=2, seed=7
@@ -262,7 +263,7 @@ def test_a_record_in_another_cell_s_place(remembered) -> None:
 def test_on_another_machine_a_tolerance_holds(remembered, elsewhere) -> None:
     found = audit("trial", 1, 0)
     assert found.differences == []
-    assert set(found.remade.values()) == {f"to {verb.LEAST_PSNR:g} dB: other name"}
+    assert set(found.remade.values()) == {f"to {LEAST_PSNR:.1f} dB: other name"}
     edit(record_path("spatial", "measure"), lambda r: r["clips"][0]["values"].update(ssim=0.5))
     assert any("clips[0].values.ssim: 0.5 is recorded" in line for line in audit("trial", 1, 0).differences)
 
@@ -288,6 +289,33 @@ def test_what_counts_as_the_same_machine() -> None:
     assert what_differs(one, one | {"packages": {"torch": "3", "av": "18"}}) == ["torch"]
     assert what_differs(one, one | {"device": one["device"] | {"threads": 2}}) == ["threads"]
     assert what_differs(one, one | {"python": "3.12"}) == ["python"]
+    assert what_differs(one, one | {"device": one["device"] | {"instructions": "AVX2"}}) == ["instructions"]
+
+
+def test_on_another_machine_the_control_says_how_near_a_clip_must_be(remembered, elsewhere) -> None:
+    """Clips off by 51 dB pass where rounding makes up to 70, and not where it makes 80 at most."""
+    exchange(read_clip(clip_path("spatial")) // 2 * 2)
+    (RESULTS / "records.parquet").unlink()
+    control = json.loads(record_path("spatial", "measure").read_text())
+    control["cell"]["method"] = CONTROL
+    for worst, needed in ((70.0, None), (80.0, "at least 55.0 dB is needed"), (100.0, None)):
+        for clip in control["clips"]:
+            clip["values"]["psnr"] = worst
+        write_json(record_path(CONTROL, "measure"), control)
+        lines = [line for line in audit("trial", 1, 0).differences if "to the one made anew" in line]
+        assert len(lines) == (needed is not None) and all(line.endswith(needed) for line in lines), lines
+
+
+def test_how_near_a_clip_must_be_where_the_control_says_nothing() -> None:
+    passed = {"status": "passed", "clips": [{"values": {"psnr": 52.0}}, {"values": {"psnr": 49.9}}]}
+    assert least_psnr(passed) == pytest.approx(49.9 - MARGIN)
+    for control in (
+        None,
+        {"status": "error", "clips": []},
+        {"status": "passed", "clips": [{"values": {"ssim": 1.0}}]},
+        {"status": "passed", "clips": [{"values": {"psnr": 100.0}}, {"values": {"psnr": 60.0}}]},
+    ):
+        assert least_psnr(control) == LEAST_PSNR
 
 
 def test_how_many_cells_are_made_again_and_which(remembered, monkeypatch) -> None:

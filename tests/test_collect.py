@@ -218,3 +218,12 @@ def test_the_verb_writes_both_files(records, tmp_path, capsys):
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and str(records[1]) in said[0]
     assert not (tmp_path / "x").exists()
+
+
+def test_a_metric_that_tells_dense_clips_from_themselves_is_refused(tmp_path):
+    paths = synthetic.write_records(tmp_path, ("dense", "radial"), ("1x",))
+    record = json.loads(paths[1].read_text())
+    record["values"]["psnr"] = 99.9
+    write_json(paths[1], record)
+    with pytest.raises(ValueError, match="psnr of the dense clips against themselves is 99.9; 100 is needed"):
+        collect(synthetic.EXPERIMENT, paths)

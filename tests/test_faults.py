@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import errno
 import importlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import synthetic
-from projects import small_project, snakemake
+from projects import ROOT, small_project, snakemake
 
 from benchmark.__main__ import main
+from benchmark.again import remove_transient, runs_jobs
 from benchmark.cell import Cell
 from benchmark.compare import compare_frames, summarise
-from benchmark.inputs import write_inputs
 from benchmark.metric import Column, Metric, PreparedMetric, prepare
-from benchmark.records import read_record
+from benchmark.models import testbed
+from benchmark.records import make_record, read_record, transient, write_json
+from benchmark.supervise import memory_kills
 
 CELL = Cell(
     "trial", "testbed-nano", "1x", 4, 48, 48, "dense", budget=0.5, block=4, steps=2, dense_steps=1, clips=1, seed=7
 )
 FRAMES = {"1x": 4, "2x": 8}
-STATUSES = {"1x": "error", "2x": "incorrect"}
-METHOD = """
+STATUSES = {
+    "failing": {"1x": "error", "2x": "incorrect"},
+    "ending": {"1x": "error", "2x": "error"},
+}
+REASONS = {
+    "failing": {"1x": "RuntimeError: no such thing", "2x": "holds values that are not finite"},
+    "ending": {"1x": "The job ended by SIGKILL (Killed)", "2x": "The job ended by SIGSEGV (Segmentation fault)"},
+}
+METHODS = {
+    "failing": """
 from dataclasses import dataclass
 from benchmark.method import Method
 
@@ -40,7 +54,19 @@ class Failing(Method):
         if q.shape[1] < 400:  # at 1x
             raise RuntimeError("no such thing")
         return super().attend(q, *rest) * float("nan")
-"""
+""",
+    "ending": """
+import os, signal
+from dataclasses import dataclass
+from benchmark.method import Method
+
+
+@dataclass(frozen=True)
+class Ending(Method):
+    def attend(self, q, *rest):
+        os.kill(os.getpid(), signal.SIGKILL if q.shape[1] < 400 else signal.SIGSEGV)
+""",
+}
 
 
 def left_over(folder: Path) -> list[str]:
@@ -53,28 +79,29 @@ def left_over(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A finished run of dense attention, and of a method that raises at one length and gives NaN at the other."""
+    """A finished run of dense attention, of a method that raises at one length and gives NaN at the other, and of one
+    whose process is killed at one length and crashes at the other."""
     lengths = [{"name": name, "frames": frames} for name, frames in FRAMES.items()]
     folder = small_project(tmp_path_factory.mktemp("project"), ("dense",), lengths=lengths, metrics=["psnr"])
-    (folder / "methods" / "failing.py").write_text(METHOD)
-    status, said = snakemake(folder, "tables")
+    for name, code in METHODS.items():
+        (folder / "methods" / f"{name}.py").write_text(code)
+    status, said = snakemake(folder, "table1", "table2")
     assert status == 0, said
     return folder
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("table", "length"), [(1, "1x"), (2, "2x")])
-def test_a_method_that_fails_has_its_status_in_the_tables_beside_the_numbers_of_others(project, table, length):
+def test_a_method_that_fails_has_its_status_in_the_tables_beside_the_numbers_of_others(project, table, length, method):
     tables = project / "results" / "smoke" / "tables"
     with open(tables / f"table{table}.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file) if row["length"] == length}
-    ours = {name: rows[name] for name in ("dense", "failing")}
     keys = [key for key in ("psnr", "pflop", "sparsity_pct") if key in rows["dense"]]
     assert keys
     for key in keys:
-        assert (ours["failing"][key], ours["failing"][f"{key}_status"]) == ("", STATUSES[length])
-    assert any(ours["dense"][f"{key}_status"] == "passed" and ours["dense"][key] for key in keys)
-    reason = {"1x": "RuntimeError: no such thing", "2x": "holds values that are not finite"}[length]
-    assert reason in (tables / f"table{table}.md").read_text()
+        assert (rows[method][key], rows[method][f"{key}_status"]) == ("", STATUSES[method][length])
+    assert any(rows["dense"][f"{key}_status"] == "passed" and rows["dense"][key] for key in keys)
+    assert REASONS[method][length] in (tables / f"table{table}.md").read_text()
 
 
 def test_a_method_that_fails_leaves_no_clips_and_nothing_half_written(project):
@@ -82,18 +109,25 @@ def test_a_method_that_fails_leaves_no_clips_and_nothing_half_written(project):
     assert {path.parent.parent.name for path in project.glob("results/smoke/clips/*/*/*/*/*.mkv")} == {"dense"}
 
 
-def test_a_flipped_byte_in_the_weights_is_one_line(project):
-    weights = project / "benchmark" / "testbed" / "weights" / "testbed-nano.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
-    words = ["generate", *CELL.arguments().split(), "--out", "x", "--record", "x.json"]
-    write_inputs(CELL.model, CELL.frames, CELL.height, CELL.width, CELL.clips, CELL.seed, project / "in")
-    command = [sys.executable, "-m", "benchmark", *words, "--inputs", "in"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    weights.write_bytes(whole)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("generate: weights ") and "SHA-256 is" in done.stderr
-    assert not (project / "x").exists() and not (project / "x.json").exists()
+def test_only_a_job_that_was_killed_is_made_again_and_only_by_a_run(project):
+    records = {
+        (method, length): project.joinpath(
+            f"results/smoke/records/testbed-nano/{length}/{method}/untuned/generate.json"
+        )
+        for method in METHODS
+        for length in FRAMES
+    }
+    marked = {key for key, path in records.items() if "transient" in read_record(path)["details"]}
+    assert marked == {("ending", length) for length in FRAMES}
+    assert runs_jobs(["snakemake", "--cores", "2"])
+    for words in ([], ["pytest"], ["snakemake", "-np"], ["snakemake", "--lint"], ["snakemake", "--report", "a.html"]):
+        assert not runs_jobs(words)
+        assert remove_transient(project / "results" / "smoke", words) == []
+    # The inputs are there: Snakemake finds nothing to do but what is cleared before.
+    status, said = snakemake(project, "results/smoke/inputs/testbed-nano/1x/prompts.json")
+    assert status == 0 and "Nothing to be done" in said
+    assert {key for key, path in records.items() if not path.exists()} == marked
+    assert "is made again; it said: error: the job ended by SIGKILL" in said
 
 
 # Verb by verb
@@ -155,6 +189,77 @@ def test_a_full_disk_or_a_read_only_folder_is_one_line_and_leaves_nothing(
     assert main(words_of(verb, made, tmp_path)) == 0
 
 
+def test_a_flipped_byte_in_the_weights_is_the_status_of_its_cell(made, tmp_path, monkeypatch):
+    name = f"{CELL.model}.safetensors"
+    whole = (testbed.WEIGHTS_FOLDER / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    shutil.copy(testbed.WEIGHTS_FOLDER / "manifest.json", tmp_path)
+    monkeypatch.setattr(testbed, "WEIGHTS_FOLDER", tmp_path)
+    assert main(words_of("generate", made, tmp_path)) == 0
+    record = read_record(tmp_path / "generate.json")
+    assert record["status"] == "error" and record["details"]["transient"] == []
+    assert record["reason"].startswith(f"weights {tmp_path / name}: SHA-256 is ")
+    assert record["reason"].endswith("put back the file that was there")
+    assert not (tmp_path / "clips").exists()
+
+
+@pytest.mark.parametrize("name", ["noise.safetensors", "prompts.json"])
+@pytest.mark.parametrize("verb", ["generate", "measure"])
+def test_a_flipped_byte_in_the_inputs_is_the_status_of_its_cell_until_they_are_drawn_again(made, tmp_path, verb, name):
+    results = tmp_path / "results"
+    folder = results / "records" / CELL.path
+    shutil.copytree(made / "in", tmp_path / "whole")
+    damaged = results / "in"
+    shutil.copytree(made / "in", damaged)
+    content = bytearray((damaged / name).read_bytes())
+    content[-1 if name.startswith("noise") else 0] ^= 1
+    (damaged / name).write_bytes(content)
+    words = words_of(verb, made, folder)
+    words[words.index("--inputs") + 1] = str(damaged)
+    assert main(words) == 0
+    record = read_record(folder / f"{verb}.json")
+    assert record["status"] == "error" and str(damaged) in record["reason"]
+    assert record["reason"].endswith("draw them again") and "\n" not in record["reason"]
+    removed = remove_transient(results, ["snakemake"])
+    assert removed == [folder / f"{verb}.json", damaged / "noise.safetensors", damaged / "prompts.json"]
+    assert remove_transient(results, ["snakemake"]) == []
+
+
+def test_nothing_outside_the_results_is_removed(made, tmp_path):
+    record = make_record("generate", CELL, "error", reason="gone", details=transient([made / "in" / "prompts.json"]))
+    path = tmp_path / "records" / CELL.path / "generate.json"
+    write_json(path, record)
+    assert remove_transient(tmp_path, ["snakemake"]) == [path]
+    assert (made / "in" / "prompts.json").exists()
+
+
+@pytest.mark.parametrize("how", ["told", "untold"])
+def test_a_disk_that_is_full_when_a_clip_is_written_is_the_status_of_its_cell(made, tmp_path, monkeypatch, how):
+    if how == "told":
+
+        def write_clip(path, frames):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    else:
+
+        def write_clip(path, frames):
+            path.write_bytes((made / "clips" / "000.mkv").read_bytes()[:2000])
+
+    monkeypatch.setattr("benchmark.clips.write_clip", write_clip)
+    assert main(words_of("generate", made, tmp_path)) == 0
+    record = read_record(tmp_path / "generate.json")
+    assert record["status"] == "error" and record["details"]["transient"] == []
+    assert {"told": "No space left on device", "untold": "what is read back is not"}[how] in record["reason"]
+    assert not list((tmp_path / "clips").iterdir())
+
+
+def test_a_file_that_the_method_does_not_find_is_its_own_failure(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmark.method.Method.attend", lambda *args: Path("nowhere").read_text())
+    assert main([*words_of("generate", made, tmp_path), "--dense-steps", "0"]) == 0
+    record = read_record(tmp_path / "generate.json")
+    assert record["status"] == "error" and "FileNotFoundError" in record["reason"]
+    assert "transient" not in record["details"]
+
+
 @pytest.mark.parametrize("share", [0.5, 0])
 def test_a_clip_that_was_cut_short_is_the_status_of_its_cell(made, tmp_path, share):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
@@ -167,7 +272,8 @@ def test_a_clip_that_was_cut_short_is_the_status_of_its_cell(made, tmp_path, sha
         measured = read_record(tmp_path / "measure.json")
         assert measured["status"] == "error" and measured["values"] == {}
         assert "000.mkv: not the file that was recorded" in measured["reason"]
-        assert measured["reason"].endswith("delete that method's generate.json and run again")
+        assert measured["reason"].endswith("; make dense again")
+        assert measured["details"]["transient"] == [str(made / "generate.json")]
         # What the line says helps: the clip is made again, as it was.
         assert main(words_of("generate", made, made)) == 0
         assert clip.read_bytes() == whole
@@ -213,6 +319,100 @@ def test_a_record_that_was_edited_by_hand_is_refused(tmp_path, capsys, change):
     assert (tmp_path / "records.csv").read_bytes() == before
 
 
+# A job whose process ends
+
+
+JOB = """
+import os, signal, sys, time
+from pathlib import Path
+from benchmark.cell import Cell
+from benchmark.supervise import announce, supervise
+
+def work():
+    if sys.argv[1] == "at once":
+        os.kill(os.getpid(), signal.SIGKILL)
+    cell = Cell("trial", "testbed-nano", "1x", 4, 48, 48, "dense")
+    announce("generate", cell, Path("generate.json"), [Path("clips")])
+    Path("clips").mkdir()
+    Path("clips/000.mkv").write_text("whole")
+    Path(f"clips/.001.{'a' * 32}.mkv").write_text("half")
+    Path(f".generate.json.{os.getpid()}.part").write_text("half")
+    if sys.argv[1] == "sleep":
+        print("up", flush=True)
+        time.sleep(30)
+    if sys.argv[1].isdecimal():
+        return int(sys.argv[1])
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+if sys.argv[2] == "kills":
+    import benchmark.supervise
+    kills = iter([{"counter": 4}, {"counter": 5}])
+    benchmark.supervise.memory_kills = lambda: next(kills)
+sys.exit(supervise(work))
+"""
+
+
+def start_job(folder: Path, what: str, more: str = "") -> subprocess.Popen:
+    command = [sys.executable, "-c", JOB, what, more]
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "more", "status", "reason"),
+    [
+        ("SIGKILL", "kills", "out_of_memory", "killed the job for want of memory (counted in counter)"),
+        ("SIGKILL", "", "error", "SIGKILL (Killed), which its run did not send; too little memory may be why"),
+        ("SIGABRT", "kills", "error", "SIGABRT (Aborted)"),
+    ],
+)
+def test_a_job_whose_process_is_killed_has_a_record_and_keeps_what_is_whole(tmp_path, what, more, status, reason):
+    job = start_job(tmp_path, what, more)
+    _, said = job.communicate()
+    assert job.returncode == 0 and said.count("\n") == 1 and reason in said
+    record = read_record(tmp_path / "generate.json")
+    assert record["status"] == status and reason in record["reason"] and "transient" in record["details"]
+    assert record["cell"]["method"] == "dense" and record["values"] == {}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["000.mkv", "clips", "generate.json"]
+
+
+def test_a_job_that_ends_by_itself_keeps_its_exit_status(tmp_path):
+    job = start_job(tmp_path, "3")
+    job.communicate()
+    assert job.returncode == 3 and not (tmp_path / "generate.json").exists()
+
+
+def test_a_job_that_is_killed_before_its_cell_is_known_is_one_line(tmp_path):
+    job = start_job(tmp_path, "at once")
+    _, said = job.communicate()
+    assert job.returncode == 1 and said == "the job ended by SIGKILL (Killed) before it knew its cell\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_job_that_is_stopped_on_purpose_ends_without_a_record(tmp_path, number):
+    job = start_job(tmp_path, "sleep")
+    assert job.stdout.readline() == "up\n"
+    (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    job.send_signal(number)
+    job.communicate()
+    assert job.returncode == -number
+    for _ in range(100):
+        if not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes():
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("the child went on")
+    assert not (tmp_path / "generate.json").exists()
+
+
+def test_the_kernel_s_counts_are_read(tmp_path):
+    counts = memory_kills()
+    assert all(count >= 0 for count in counts.values())
+    assert ("oom_kill " in Path("/proc/vmstat").read_text()) == ("/proc/vmstat" in counts)
+
+
 # Metrics
 
 
@@ -240,3 +440,40 @@ def test_a_metric_that_fails_has_its_status_and_the_others_are_measured(caplog):
     assert summary["reasons"] == {"failing": "KeyError: 'no such thing'"}
     assert "psnr" in summary and "failing" not in summary
     assert "Traceback" in caplog.text
+
+
+# What is read runs no code
+
+
+def unsafe(code: str) -> list[str]:
+    """Calls that could run code which stands in a file of data."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if (
+            (name == "torch.load" and options.get("weights_only") != "True")
+            or re.fullmatch(r"(pickle|dill|cloudpickle|joblib|marshal|shelve)\.(load|loads|open|Unpickler)", name)
+            or name in ("torch.hub.load", "torch.jit.load", "pandas.read_pickle", "eval", "exec")
+            or options.get("allow_pickle", "False") != "False"
+            or options.get("trust_remote_code", "False") != "False"
+            or (name.endswith(".from_pretrained") and options.get("use_safetensors") != "True")
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_nothing_is_unpickled_and_no_remote_code_runs():
+    folders = ("benchmark", "methods", "metrics", "paper_figures")
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(paths) > 50
+    assert {str(path): calls for path in paths if (calls := unsafe(path.read_text()))} == {}
+    # The scan sees what it looks for.
+    for code in (
+        "torch.load(f)", "torch.load(f, weights_only=False)", "pickle.loads(b)", "np.load(f, allow_pickle=True)",
+        "X.from_pretrained(n)", "X.from_config(n, trust_remote_code=True)", "eval(s)",
+    ):  # fmt: skip
+        assert unsafe(code) == [code]
+    assert unsafe("torch.load(f, weights_only=True); np.load(f); model.eval()") == []

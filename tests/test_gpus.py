@@ -74,3 +74,37 @@ def test_jobs_side_by_side_take_different_gpus_and_wait_for_one(two_gpus):
     assert third.stdout.readline().strip() == taken[1]
     for job in (jobs[0], third):
         job.communicate("\n", timeout=10)
+
+
+def test_more_gpus_than_there_are_are_refused_at_once(two_gpus):
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=f"gpus={count}: from 1 to 2 can be had"):
+            gpus.claim(count)
+
+
+def test_more_gpus_than_none_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="gpus=2: there is none"):
+        gpus.claim(2)
+
+
+def test_a_job_may_hold_several_gpus(two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    held = gpus.claim(2)
+    assert len(held) == 2
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bb,GPU-aa"
+    for file in held:
+        file.close()
+
+
+def test_a_hold_of_another_user_counts(two_gpus, tmp_path, monkeypatch):
+    """A file that may only be read, as another user's is, is locked and respected all the same."""
+    path = tmp_path / "sparse-attention-benchmark-GPU-aa.lock"
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    path.touch(mode=0o444)
+    monkeypatch.setattr(gpus.os, "open", lambda *_: (_ for _ in ()).throw(PermissionError))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    held = gpus.claim()
+    assert len(held) == 1
+    assert gpus._lock("GPU-aa") is None
+    held[0].close()

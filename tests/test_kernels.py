@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmark import kernels, registry
-from benchmark.kernels import flex, reference, sdpa
+from benchmark.kernels import flash4, flex, reference, sdpa
 from benchmark.layout import VideoLayout
 from benchmark.masks import BlockMask, dense_mask
 
@@ -48,6 +49,13 @@ def _kernels():
 
 
 KERNELS = list(_kernels())
+
+
+def _needs(kernel: tuple[str, str], block: int, size: int = SIZE) -> None:
+    """Skips what a kernel says that it can't take."""
+    reason = kernels.load(kernel[0]).unsupported(block, torch.bfloat16, size)
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +139,7 @@ def _oracle(name: str, where: str) -> torch.Tensor:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernel_equals_the_oracle(kernel: tuple[str, str], name: str, where: str) -> None:
     layout, block = LAYOUTS[where]
+    _needs(kernel, block)
     q, k, v = _inputs(layout.tokens)
     method = registry.get(name, KNOBS.get(name))
     attend = _attend(kernel)
@@ -168,6 +177,7 @@ def test_the_inputs_tell_the_methods_apart() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_full_mask_is_dense_attention_and_a_one_block_mask_is_not(kernel: tuple[str, str], where: str) -> None:
     layout, block = LAYOUTS[where]
+    _needs(kernel, block)
     q, k, v = _inputs(layout.tokens)
     attend = _attend(kernel)
     exact = scaled_dot_product_attention(*(x.float().transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
@@ -208,6 +218,69 @@ def test_a_mask_for_each_head_on_a_batch_of_strided_inputs(kernel: tuple[str, st
     assert _error(out, shared) > 0.1
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_head_sizes_and_lengths_that_are_no_multiple_of_a_block(kernel: tuple[str, str], size: int) -> None:
+    _needs(kernel, 128, size)
+    if kernel[0] == "flex":
+        pytest.skip("it compiles anew for every shape; its lists are tested apart")
+    generator = torch.Generator().manual_seed(size)
+    for tokens, block in ((90, 128), (385, 128), (512, 128), (700, 256), (650, 100)):
+        dense = block % 128 != 0  # such blocks are for masks that keep everything
+        heads = 2 if tokens == 700 else 1
+        side = -(-tokens // block)
+        blocks = torch.rand(heads, side, side, generator=generator) < (2 if dense else 0.4)
+        mask = BlockMask(blocks | torch.eye(side, dtype=torch.bool), block, tokens)
+        q, k, v = (1.5 * torch.randn(3, 2, tokens, 2, size, generator=generator)).bfloat16()
+        exact = reference.attend_float32(q, k, v, mask)
+        everything = BlockMask(torch.ones(1, 1, 1, dtype=torch.bool), tokens, tokens)
+        own = scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+        allowed = 2 * _error(own, reference.attend_float32(q, k, v, everything))
+        assert _error(_attend(kernel)(q, k, v, mask), exact) <= allowed, (tokens, block)
+
+
+def _gradients(attend, q, k, v, dout):
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    return torch.autograd.grad(attend(*leaves), leaves, dout)
+
+
+@pytest.mark.parametrize("heads", [1, HEADS])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients_equal_those_of_the_oracle(kernel: tuple[str, str], heads: int) -> None:
+    """Of queries, keys and values, with a short last block and a block of keys that nobody sees."""
+    name, device = kernel
+    if (name, device) == ("flex", "cpu"):
+        pytest.skip("FlexAttention trains on GPUs only")
+    layout, block = LAYOUTS["large_blocks"]
+    q, k, v = _inputs(layout.tokens, batch=2)
+    dout = torch.randn(v.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    blocks = _random_mask(layout, block, heads).blocks.clone()
+    blocks[:, :, 2] = False
+    blocks[:, 2, 1] = True
+    mask = BlockMask(blocks, block, layout.tokens)
+    full = dense_mask(layout, block)
+    wide = [x.float() for x in (q, k, v, dout)]
+
+    def plain(q, k, v):
+        return scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+    exact_dense = _gradients(lambda *x: reference.attend(*x, full), *wide)
+    own = [_error(*pair) for pair in zip(_gradients(plain, q, k, v, dout), exact_dense, strict=True)]
+    module = kernels.load(name)
+    for each, exact in (
+        (full, exact_dense),
+        (mask, _gradients(lambda *x: reference.attend(*x, mask), *wide)),
+    ):
+        there = each.to(device)
+        inputs = [x.to(device) for x in (q, k, v, dout)]
+        found = _gradients(lambda *x, there=there: module.attend(*x, there), *inputs)
+        for what, one, other, error in zip("qkv", found, exact, own, strict=True):
+            assert _error(one.cpu(), other) <= 2 * error, what
+        if each is mask:
+            unseen = _rows(mask, 2)
+            assert not found[1][:, unseen].any() and not found[2][:, unseen].any()
+
+
 def test_the_oracle_is_softmax_attention_token_by_token() -> None:
     layout, block = VideoLayout(3, 4, 5, 3), 7
     q, k, v = _inputs(layout.tokens, torch.float32)
@@ -237,6 +310,7 @@ def _patterns() -> dict[str, BlockMask]:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_changing_a_block_of_keys_changes_exactly_the_planned_queries(kernel: tuple[str, str], where: str) -> None:
     mask = _patterns()[where]
+    _needs(kernel, mask.block)
     q, k, v = _inputs(mask.tokens)
     attend = _attend(kernel)
     before = attend(q, k, v, mask)
@@ -305,6 +379,136 @@ def test_flex_lists_are_the_planned_blocks() -> None:
                 assert torch.equal(mod, kept)
 
 
+# --- flash4's ways to run the same attention --------------------------------------------------------------------------
+
+FLASH4_LACKS = flash4.unavailable(torch.device("cuda"))
+
+
+def _with_text(tokens: int = 9 * 128 - 50, period: float | None = None) -> BlockMask:
+    """A mask whose last query blocks see everything, and all of whose queries see the last key blocks."""
+    side = -(-tokens // 128)
+    blocks = torch.rand(1, side, side, generator=torch.Generator().manual_seed(5)) < 0.3
+    blocks |= torch.eye(side, dtype=torch.bool)
+    blocks[:, -2:] = True
+    blocks[:, :, -2:] = True
+    return BlockMask(blocks, 128, tokens, period)
+
+
+@pytest.mark.skipif(FLASH4_LACKS is not None, reason=f"flash4: {FLASH4_LACKS}")
+@pytest.mark.parametrize("name", [pytest.param(name, id=f"{name}_cuda") for name in flash4.VARIANTS])
+def test_flash4_variants_are_the_same_attention(name: str) -> None:
+    layout, block = LAYOUTS["large_blocks"]
+    whole, short = _with_text(9 * 128, period=2.25), _with_text(period=2.25)
+    for mask in (whole, short, _random_mask(layout, block, HEADS), dense_mask(layout, block)):
+        q, k, v = _inputs(mask.tokens)
+        out = torch.full_like(v, float("nan")).cuda()
+        there = [x.cuda() for x in (q, k, v)]
+        for _ in range(2):  # the second call finds its lists
+            flash4.attend_as(flash4.VARIANTS[name], *there, mask.to("cuda"), out=out)
+        exact = reference.attend_float32(q, k, v, mask)
+        assert _error(out.cpu(), exact) <= _allowed_error(mask.tokens)
+        weight = torch.randn(v.shape, generator=torch.Generator().manual_seed(6))
+        leaves, plain = [x.requires_grad_() for x in there], [x.float().requires_grad_() for x in (q, k, v)]
+        trained = flash4.attend_as(flash4.VARIANTS[name], *leaves, mask.to("cuda"))
+        assert _error(trained.detach().cpu(), exact) <= _allowed_error(mask.tokens)
+        found = torch.autograd.grad(trained, leaves, weight.to("cuda", trained.dtype))
+        expected = torch.autograd.grad(reference.attend_float32(*plain, mask), plain, weight)
+        for one, other in zip(found, expected, strict=True):
+            assert _error(one.cpu(), other) <= 2 * _allowed_error(mask.tokens)
+
+
+def test_flash4_refuses_what_it_cannot_take_in_one_line() -> None:
+    assert flash4.unavailable(CPU) == "flash-attn-4 runs on NVIDIA GPUs only"
+    assert flash4.unsupported(256, torch.bfloat16, 64) is None
+    for block, dtype, size, line in (
+        (64, torch.bfloat16, 64, "blocks of a multiple of 128 tokens, not 64"),
+        (128, torch.float32, 64, "torch.bfloat16, not torch.float32"),
+        (128, torch.bfloat16, 192, "8 to 128 channels, a multiple of 8, not 192"),
+        (128, torch.bfloat16, 20, "8 to 128 channels, a multiple of 8, not 20"),
+    ):
+        assert line in flash4.unsupported(block, dtype, size)
+    q = torch.zeros(1, 12, HEADS, SIZE)
+    with pytest.raises(ValueError, match="q: flash4 takes torch.bfloat16, not torch.float32"):
+        flash4.attend(q, q, q, dense_mask(VideoLayout(3, 2, 2), 4))
+    with pytest.raises(ValueError, match="q: flash4 runs on NVIDIA GPUs only, not on cpu"):
+        flash4.attend(*(q.bfloat16(),) * 3, dense_mask(VideoLayout(3, 2, 2), 4))
+
+
+@pytest.mark.parametrize("tokens", [9 * 128, 9 * 128 - 50])
+@pytest.mark.parametrize("variant", flash4.VARIANTS.values(), ids=flash4.VARIANTS)
+def test_flash4_walks_every_block_of_its_tiles_in_the_order_asked_for(variant: flash4.Variant, tokens: int) -> None:
+    mask = _with_text(tokens, period=2.25)
+    blocks, last = mask.blocks[0], mask.side - 1
+    places = torch.arange(mask.side)
+    if variant.columns:
+        there, back = flash4._Rows(variant.columns)(mask)
+        assert there[back].equal(places)
+        # text first, but a short block last; then the first blocks of all frames: 0, 3 (2.25 on), 5 (4.5), 7 (6.75)
+        video = sorted(range(mask.side - 2), key=lambda tile: (int(tile % 2.25) // variant.columns, tile))
+        assert there.tolist() == ([last - 1, last, *video] if tokens % 128 == 0 else [last - 1, *video, last])
+        places = there
+    for transposed, moved in ((False, False), (False, True), (True, True)):
+        counts, indices = flash4.walks(mask, variant, moved and variant.columns > 0, transposed)
+        for row, (count, walk) in enumerate(zip(counts[0].tolist(), indices[0].tolist(), strict=True)):
+            tile = int(places[row])
+            seen = blocks[:, tile] if transposed else blocks[tile]
+            walked = walk[:count] if transposed else walk[:count][::-1]  # the forward pass goes from the end
+            walked = [int(places[place]) for place in walked] if moved else walked
+            assert sorted(walked) == seen.nonzero()[:, 0].tolist()
+            if tokens % 128 and not transposed:
+                assert walked.pop(0) == last
+            assert walked == sorted(walked, reverse=not (variant.ascending or transposed))
+
+
+def test_flash4_moves_whole_tiles_there_and_back() -> None:
+    mask = _with_text(period=2.25)
+    there, back = flash4._Rows(2)(mask)
+    wide = torch.randn(2, mask.tokens, 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    for x in (wide[:, :, 1], wide[:1, :, 0].contiguous()):
+        found = flash4.moved(x, there)
+        tiles = [x[:, tile * 128 : (tile + 1) * 128] for tile in there.tolist()]
+        assert torch.equal(found, torch.cat(tiles, dim=1))
+        out = torch.full_like(wide[: len(x)], float("nan"))[:, :, 2]
+        assert flash4.moved(found, back, out) is out and torch.equal(out, x)
+    leaf = wide[:1, :, 0].double().requires_grad_()
+    weight = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(1)).double()
+    (flash4._Moved.apply(leaf, there, back) * weight).sum().backward()
+    assert torch.equal(leaf.grad, flash4.moved(weight, back))
+
+
+def test_flash4_takes_columns_only_where_the_mask_has_a_period_and_one_grid() -> None:
+    columns, default = flash4.Variant(columns=4), flash4.DEFAULT
+    one, dense = _with_text(period=2.25), dense_mask(*LAYOUTS["large_blocks"])
+    per_head = BlockMask(one.blocks.expand(2, -1, -1), one.block, one.tokens, one.period)
+    assert flash4._fitting(columns, one) == columns
+    assert all(flash4._fitting(columns, mask).columns == 0 for mask in (_with_text(), per_head, dense))
+    assert flash4.differs(replace(default, ascending=not default.ascending), per_head)
+    assert flash4.differs(columns, one) and not flash4.differs(columns, _with_text())
+    assert not flash4.differs(columns, dense) and not flash4.differs(default, one)
+    assert one.to("cpu").period == 2.25
+    layout = VideoLayout(6, 8, 20)
+    assert registry.get("radial").block_mask(layout, 64).period == 2.5
+
+
+def test_what_follows_from_a_mask_is_made_once() -> None:
+    mask, made = _random_mask(*LAYOUTS["text"]), []
+
+    def build(mask: BlockMask) -> object:
+        made.append(mask)
+        return object()
+
+    assert mask.form("a", build) is mask.form("a", build)
+    assert mask.form("b", build) is not mask.form("a", build)
+    assert made == [mask, mask]
+    assert mask.counts_and_indices()[1] is mask.counts_and_indices()[1]
+    assert mask.to("cpu") is mask
+    counts, indices = mask.transposed_counts_and_indices()
+    for head, column in itertools.product(range(mask.heads), range(mask.side)):
+        seen = mask.blocks[head, :, column].nonzero()[:, 0].tolist()
+        assert indices[head, column, : counts[head, column]].tolist() == seen
+    assert not mask.is_dense and dense_mask(*LAYOUTS["text"]).is_dense
+
+
 # --- choosing a kernel -----------------------------------------------------------------------------------------------
 
 
@@ -315,9 +519,22 @@ def test_auto_takes_sdpa_on_a_cpu_and_says_so(caplog: pytest.LogCaptureFixture) 
     assert "sdpa on cpu" in caplog.text
 
 
-def test_auto_takes_flex_on_a_gpu_or_says_why_not(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(flex, "unavailable", lambda device: None)
+def test_auto_takes_the_fastest_on_a_gpu_or_says_why_not(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    for module in (flash4, flex):
+        monkeypatch.setattr(module, "unavailable", lambda device: None)
+    assert kernels.select("auto", "cuda", block=128, dtype=torch.bfloat16, head_dim=128) == ("flash4", flash4.attend)
+    assert kernels.select("auto", "cuda") == ("flash4", flash4.attend)
+    assert not caplog.records
+    assert kernels.select("auto", "cuda", block=4) == ("flex", flex.attend)
+    assert (
+        "flash4 is unavailable: flash4 takes sparse masks in blocks of a multiple of 128 tokens, not 4" in caplog.text
+    )
+    assert kernels.select("auto", "cuda", dtype=torch.float32) == ("flex", flex.attend)
+    with pytest.raises(ValueError, match="'flash4' is unavailable on cuda: .* not 4"):
+        kernels.select("flash4", "cuda", block=4)
+    monkeypatch.setattr(flash4, "unavailable", lambda device: "no such GPU")
     assert kernels.select("auto", "cuda") == ("flex", flex.attend)
+    assert "flash4 is unavailable: no such GPU" in caplog.text
     monkeypatch.setattr(flex, "unavailable", lambda device: "no C compiler")
     assert kernels.select("auto", "cuda") == ("sdpa", sdpa.attend)
     assert "flex is unavailable: no C compiler" in caplog.text
@@ -326,7 +543,7 @@ def test_auto_takes_flex_on_a_gpu_or_says_why_not(monkeypatch, caplog: pytest.Lo
 
 
 def test_a_kernel_by_name_is_that_kernel() -> None:
-    assert {"reference", "sdpa", "flex"} <= set(kernels.names())
+    assert {"reference", "sdpa", "flex", "flash4"} <= set(kernels.names())
     for name in ("reference", "sdpa"):
         assert kernels.select(name, "cpu") == (name, kernels.load(name).attend)
     with pytest.raises(ValueError, match="kernel 'flx' is unknown: did you mean 'flex'"):

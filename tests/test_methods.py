@@ -117,6 +117,35 @@ def test_svg_gives_each_head_the_nearer_of_its_two_masks(sink: bool) -> None:
     assert 0 < sum(classes) < len(classes)
 
 
+@pytest.mark.parametrize("sink", [False, True])
+def test_svg_plans_once_for_a_layout_and_classes_alike_in_bfloat16(sink: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = VideoLayout(6, 4, 4, 5)
+    method = registry.get("svg", {"p": 0.6, "sink": sink})
+    planned, made = method.pattern(layout, 4), []
+    monkeypatch.setattr(type(method), "block_mask", _counted(type(method).block_mask, made))
+    monkeypatch.setattr(type(method), "sample", _counted(type(method).sample, made))
+    classes = []
+    for seed in range(6):
+        q, k, v = 2 * torch.randn(3, 1, layout.tokens, 4, 8, generator=torch.Generator().manual_seed(seed))
+        found = method.pattern_for(q, k, v, layout, 4, planned)
+        assert sink or found.mask is planned.mask
+        half = method.pattern_for(*(x.bfloat16() for x in (q, k, v)), layout, 4, planned)
+        assert half.head_order.tolist() == found.head_order.tolist()
+        classes += found.head_order.tolist()
+    assert 0 < sum(classes) < len(classes)
+    assert sorted(made) == (["block_mask", "sample"] if sink else ["sample"])
+
+
+def _counted(function, made: list[str]):
+    """A function that says each time that it is called."""
+
+    def call(*args, **kwargs):
+        made.append(function.__name__)
+        return function(*args, **kwargs)
+
+    return call
+
+
 def test_svg_classes_the_samples_of_a_batch_apart() -> None:
     layout = VideoLayout(6, 4, 4)
     q, k, v = 2 * torch.randn(3, 3, layout.tokens, 4, 8, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmark import models, probe
+from benchmark import kernels, models, probe
 from benchmark.__main__ import main
 from benchmark.layout import VideoLayout
 from benchmark.testbed.sample import sample
@@ -46,21 +46,21 @@ def recording(spec, transformer, noise):
     return probe.record(transformer, GRID, noise, PROMPT, 3, 2)
 
 
-def test_recorded_attention_is_the_attention_that_runs(spec, transformer):
-    """The values weighted by the recorded probabilities are what the model's own processor puts out."""
-    layout = VideoLayout(3, 2, 4)
-    hidden = torch.randn(1, layout.video, spec.width, generator=torch.Generator().manual_seed(1))
-    rotary = transformer.rope(torch.zeros(1, *spec.latent_shape(layout)))
-    attention = transformer.blocks[0].attn1
-    recording = probe.Recording.empty(layout, 1, spec.heads, "cpu")
-    spy = probe.RecordingProcessor(attention.processor, 0, recording, lambda: True)
-    with torch.no_grad():
-        expected = spy(attention, hidden, None, None, rotary)
-        v = attention.to_v(hidden).unflatten(2, (spec.heads, -1))[0]
-        seen = torch.einsum("hqk,khd->qhd", recording.maps[0], v)
-        found = attention.to_out[0](seen.flatten(1)[None])
+def test_recorded_attention_is_the_attention_that_runs():
+    """The values weighted by the recorded probabilities are what the router puts out; other steps are not recorded."""
+    layout, heads = VideoLayout(3, 2, 4), 2
+    q, k, v = torch.randn(3, 1, layout.video, heads, 16, generator=torch.Generator().manual_seed(1))
+    recording = probe.Recording.empty(layout, 1, heads, "cpu")
+    _, kernel = kernels.select(kernels.AUTO, "cpu")
+    router = probe.RecordingRouter(layout, kernel, 2, [0], recording)
+    expected = router.attend(0, q, k, v, lambda x: 2 * x)
+    found = torch.einsum("hqk,khd->qhd", recording.maps[0], v[0])
     assert recording.maps[0].std() > 0.01
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found[None], expected, atol=2e-5, rtol=1e-4)
+    before = recording.maps.clone()
+    router.step = 1
+    router.attend(0, q, k, v, lambda x: x)
+    assert torch.equal(recording.maps, before)
 
 
 def test_sums_over_frames_and_places_are_those_of_the_map(recording):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 import json
 import re
+import shutil
 import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,8 +22,9 @@ from benchmark.records import make_record, write_json
 from paper_figures.experiment import Experiment
 from paper_figures.report import charts, facts
 from paper_figures.report.__main__ import main
-from paper_figures.report.page import gather, render
-from paper_figures.report.sheets import COLUMNS, write_sheet
+from paper_figures.report.page import build
+from paper_figures.report.sheets import COLUMNS, fitted, sheet_of
+from paper_figures.strips import read
 
 METHODS = ("dense", "sta", "svg", "radial", "random", "brand_new")
 LENGTHS = ("1x", "2x")
@@ -112,8 +116,28 @@ def local_links(page: Page) -> list[str]:
     for name, cell in data["cells"].items():
         links += [f"{data['root']}/{record['file']}" for record in cell["records"]]
         links += [f"{data['root']}/clips/{name}/{clip['name']}" for clip in cell["clips"]]
-        links += [f"{data['clips_root']}/{clip['sheet']}" for clip in cell["clips"] if "sheet" in clip]
     return links
+
+
+def test_nothing_that_the_page_shows_is_outside_of_it(page):
+    assert not [element["src"] for element in page.elements if element.get("src")]
+    assert not page.find("link", rel="stylesheet")
+    held = {element["id"] for element in page.find("script", type="text/plain")}
+    files = page.data["files"]
+    assert {file["id"] for file in files.values()} == held
+    assert {image["data-file"] for image in page.find("img")} == {"figures/figure2.png"} <= set(files)
+    assert {button["data-file"] for button in page.find("button", **{"class": "save"})} <= set(files)
+    for name, cell in page.data["cells"].items():
+        for clip in cell["clips"]:
+            assert (f"{name}/{clip['name']}" in files) == ("missing" not in clip)
+
+
+def test_records_in_the_page_are_the_files(folder, page):
+    for cell in page.data["cells"].values():
+        assert {record["kind"] for record in cell["records"]} == {"generate", "measure"}
+        for record in cell["records"]:
+            assert record["text"] == (folder / record["file"]).read_text(encoding="utf-8")
+            assert json.loads(record["text"])["provenance"]["command"]
 
 
 @pytest.mark.parametrize("which", ["report/index.html", "../report/index.html"])
@@ -171,7 +195,7 @@ def test_what_failed_shows_its_status_in_its_cells(page):
 def test_a_damaged_clip_is_told_and_not_shown(page):
     clips = page.data["cells"]["testbed-nano/1x/radial/untuned"]["clips"]
     assert "not the clip that its record names" in clips[1]["missing"]
-    assert "sheet" not in clips[1] and "sheet" in clips[0]
+    assert "frames" not in clips[1] and "frames" in clips[0]
 
 
 def test_the_page_warns_where_the_control_beats_a_method(folder, page):
@@ -212,29 +236,97 @@ def test_untrained_lpips_is_told_apart(folder, page):
     assert any(e.get("id") == "overview-†" for e in page.elements)
 
 
-def test_published_lines_are_marked(page):
-    lines = [row["text"] for row in page.find("tr", **{"class": "published"})]
-    assert lines and all("published" in line for line in lines)
-    assert any("other model" in line for line in lines)
+def test_a_cell_has_ours_and_the_papers_and_says_which_is_which(folder, page):
+    with open(Path("paper_figures/published/table1.csv"), newline="") as file:
+        printed = [row for row in csv.DictReader(file) if row["method"] == "svg"]
+    shown = [b for b in page.find("button") if b.get("data-published") and b.get("data-columns") == "psnr"]
+    words = [b["text"] for b in shown if page.data["published"][int(b["data-published"])]["cells"]["method"] == "svg"]
+    assert words == [f"paper {row['psnr']}" for row in printed]
+    for button in shown:
+        row = page.data["published"][int(button["data-published"])]
+        assert button["text"] == f"paper {row['cells']['psnr']}"
+        lines = Path(row["file"]).read_text(encoding="utf-8").splitlines()
+        assert dict(zip(lines[0].split(","), lines[row["line"] - 1].split(","), strict=True)) == row["cells"]
+    rows = [b["text"] for b in page.find("button") if b.get("data-published") and not b.get("data-columns")]
+    assert rows and all(text.startswith("paper ") and text.endswith(", other model") for text in rows)
+    heads = [th["text"] for th in page.find("th", scope="row") if "Brand" in th["text"] or "brand_new" in th["text"]]
+    assert any("not in the paper's table" in text for text in heads)
 
 
-def test_every_cell_names_its_commands(page):
-    for name, cell in page.data["cells"].items():
-        assert {record["kind"] for record in cell["records"]} == {"generate", "measure"}, name
-        assert all(record["command"] and record["commit"] for record in cell["records"])
-
-
-def test_the_page_and_its_clips_are_small(folder):
+def test_the_page_is_small(folder):
     files = [path for path in (folder / "report").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 20 * MB
-    assert not [path for path in files if path.suffix not in (".html", ".webp")]
+    assert [path.name for path in files] == ["index.html"]
+    assert files[0].stat().st_size < 20 * MB
 
 
-def test_the_same_records_give_the_same_page(folder, page):
-    source = Experiment(folder, folder / "records.parquet")
-    clips = {name: cell["clips"] for name, cell in page.data["cells"].items()}
-    content = gather(source, source.cells(), clips) | {"root": "..", "clips_root": "clips"}
-    assert render(content) == page.path.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """An experiment with all controls and few clips; ``radial`` is as near to dense as dense repeated."""
+    folder = tmp_path_factory.mktemp("small") / "controls"
+    paths = synthetic.write_records(folder, ("dense", "dense_repeated", "radial", "svg", "random"), ["1x"])
+    for method in ("dense", "random"):
+        of = synthetic.cell(method)
+        write_json(
+            synthetic.path_of(folder, of, "generate"),
+            synthetic.generate_record(of, synthetic.write_clips(folder, of)),
+        )
+    for method, psnr in (("dense_repeated", 41.0), ("radial", 41.5), ("svg", 19.0), ("random", 22.0)):
+        of = synthetic.cell(method)
+        record = synthetic.measure_record(of)
+        clips = [clip | {"values": clip["values"] | {"psnr": psnr}} for clip in record["clips"]]
+        changed = synthetic.measure_record(of, values=record["values"] | {"psnr": psnr}, clips=clips)
+        write_json(synthetic.path_of(folder, of, "measure"), changed)
+    synthetic.collected(folder, paths)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def beside(small) -> Path:
+    """Its page, as if its clips were too large to be inside."""
+    return build(Experiment(small, small / "records.parquet"), small / "beside", largest=10_000)[0]
+
+
+def test_the_same_records_give_the_same_page(small):
+    source = Experiment(small, small / "records.parquet")
+    first, second = (build(source, small / "report")[0].read_bytes() for _ in range(2))
+    assert first == second
+
+
+def test_clips_too_large_for_the_page_lie_beside_it(beside):
+    page = Page(beside)
+    assert "must go with it" in page.find("section", id="clips")[0]["text"]
+    sheets = [path.relative_to(beside.parent).as_posix() for path in beside.parent.rglob("*.webp")]
+    names = [f"testbed-nano/1x/{method}/untuned/{n:03d}" for method in ("dense", "random") for n in range(3)]
+    assert sorted(sheets) == [f"clips/{name}.webp" for name in names]
+    assert not any(path.endswith(".mkv") for path in page.data["files"])
+
+
+def test_controls_are_told(small):
+    one = facts.controls(_cells(small))[0]
+    assert one["dense"] == {
+        "cell": "testbed-nano/1x/dense/untuned",
+        "fine": True,
+        "words": "identical in all 48 frames",
+    }
+    assert one["floor"]["psnr"].startswith("41.0") and one["floor"]["fine"]
+    assert [method["label"] for method in one["within"]] == ["Radial"]
+    assert [method["label"] for method in one["random"]["beaten"]] == ["SVG"]
+    assert facts.amiss([one]) == []
+
+
+def test_controls_that_are_amiss_are_said_at_the_top(folder, small):
+    def changed(cell):
+        rows = [row | {"flags": '{"psnr_capped": 40}'} if row["metric"] == "psnr" else row for row in cell.rows]
+        return dataclasses.replace(cell, rows=rows) if cell.method == "dense" else cell
+
+    words = [one["words"] for one in facts.amiss(facts.controls(map(changed, _cells(small))))]
+    assert words == ["testbed-nano at 1x, dense against itself: 8 of 48 frames differ."]
+    without = [cell for cell in _cells(small) if cell.method not in ("dense_repeated", "random")]
+    told = facts.controls(without)
+    assert (told[0]["floor"]["fine"], told[0]["floor"]["psnr"]) == (None, None)
+    assert [one["words"] for one in facts.amiss(told)] == [
+        "testbed-nano at 1x, the random control: random was not run."
+    ]
 
 
 def test_a_missing_table_is_one_line(tmp_path, capsys):
@@ -243,20 +335,32 @@ def test_a_missing_table_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("count", [1, COLUMNS, COLUMNS + 3])
-def test_a_sheet_holds_every_frame_without_loss(tmp_path, count):
+def test_a_sheet_holds_every_frame_without_loss(count):
     clip = np.random.default_rng(count).integers(0, 256, (count, 6, 10, 3), dtype=np.uint8)
-    told = write_sheet(clip, tmp_path / "a.webp")
-    assert told == {"frames": count, "width": 10, "height": 6, "reduced": ""}
-    sheet = np.asarray(Image.open(tmp_path / "a.webp").convert("RGB"))
-    for n in range(count):
-        row, column = divmod(n, COLUMNS)
-        np.testing.assert_array_equal(sheet[6 * row : 6 * row + 6, 10 * column : 10 * column + 10], clip[n])
+    for summed in (False, True):
+        sheet = np.asarray(Image.open(io.BytesIO(sheet_of(clip, summed))).convert("RGB"))
+        frame = np.zeros((6, 10, 3), np.uint8)
+        for n in range(count):
+            row, column = divmod(n, COLUMNS)
+            own = sheet[6 * row : 6 * row + 6, 10 * column : 10 * column + 10]
+            frame = frame + own if summed else own
+            np.testing.assert_array_equal(frame, clip[n])
 
 
-def test_a_large_clip_is_made_smaller_and_says_so(tmp_path):
-    told = write_sheet(np.zeros((200, 64, 256, 3), np.uint8), tmp_path / "a.webp")
-    assert (told["frames"], told["width"], told["height"]) == (100, 128, 32)
-    assert told["reduced"] == "every 2nd frame, 128x32 of 256x64 pixels"
+def test_a_large_clip_is_made_smaller_and_says_so():
+    shown, words = fitted(np.zeros((200, 64, 256, 3), np.uint8))
+    assert shown.shape == (100, 32, 128, 3)
+    assert words == "every 2nd frame, 128x32 of 256x64 pixels"
+
+
+def test_what_snakemakes_report_takes_has_a_category_and_a_caption():
+    rules = Path("benchmark/rules")
+    taken = [
+        words for path in rules.glob("*.smk") for words in re.findall(r"=report\((.*?)\),\n", path.read_text(), re.S)
+    ]
+    told = [tuple(re.search(rf'{key}="([^"]+)"', words)[1] for key in ("category", "caption")) for words in taken]
+    assert {category for category, _ in told} >= {"Tables", "Figures", "Records"}
+    assert all((rules / caption).read_text().strip() for _, caption in [*told, ("", "captions/workflow.rst")])
 
 
 def test_labels_of_the_plot_do_not_overlap():
@@ -293,6 +397,10 @@ def seen(chromium, folder):
 SHOWN = "[...document.querySelectorAll('#methods tbody:not([hidden])')].map((row) => row.dataset.method)"
 
 
+BLOCKS = """[...document.querySelectorAll('section.paper .block:not([hidden])')]
+    .map((block) => `${block.closest('section').id} ${block.dataset.length}`)"""
+
+
 def choose(seen, selector: str, value: str) -> None:
     change = "each.dispatchEvent(new Event('change', {bubbles: true}))"
     seen.run(f"{{ const each = document.querySelector({selector!r}); each.value = {value!r}; {change}; }}")
@@ -311,7 +419,12 @@ def test_nothing_is_wider_than_the_window(seen, folder, width, dark):
 
 def test_filters(seen):
     assert set(seen.run(SHOWN)) == set(METHODS)
+    assert set(seen.run(BLOCKS)) == {"table1 1x", "table2 1x"}
     choose(seen, "#length", "2x")
+    assert set(seen.run(BLOCKS)) == {"table2 2x"}
+    assert "at 1x" in seen.run("document.querySelector('#table1 .elsewhere:not([hidden])').textContent")
+    seen.run("document.querySelector('#table1 .every-length').click()")
+    assert set(seen.run(BLOCKS)) == {"table1 1x", "table2 2x"}
     cells = "[...document.querySelectorAll('#methods tbody:not([hidden])')].map((row) => row.dataset.length)"
     assert set(seen.run(cells)) == {"2x"}
     assert seen.run("document.querySelector('.answer:not([hidden])').dataset.length") == "2x"
@@ -326,7 +439,7 @@ def test_filters(seen):
     assert seen.run("document.querySelector('#table1 .empty').hidden") is False
 
 
-def test_sorting_keeps_published_lines_below_ours(seen):
+def test_sorting(seen):
     values = """[...document.querySelectorAll('#methods tbody:not([hidden])')]
         .map((row) => row.rows[0].cells[1].dataset.sort)"""
     click = "document.querySelector('#methods th:nth-child(2) .sort').click()"
@@ -335,10 +448,73 @@ def test_sorting_keeps_published_lines_below_ours(seen):
         numbers = [float(value) for value in seen.run(values) if value]
         assert len(numbers) > 3 and numbers == sorted(numbers, reverse=reverse)
         assert seen.run(values)[-1] == ""  # dense has no PSNR
-    seen.run("document.querySelector('#table1 thead th:nth-child(3) .sort').click()")
-    groups = """[...document.querySelectorAll('#table1 tbody')]
-        .map((group) => [...group.rows].map((row) => row.className))"""
-    assert all(group[0] == "ours" and set(group[1:]) <= {"published"} for group in seen.run(groups))
+    seen.run("document.querySelector('#table2 thead [data-column=psnr]').click()")
+    for block in seen.run("""[...document.querySelectorAll('#table2 .block')].map((block) => [...block.querySelectorAll(
+            '[data-metric=psnr]')].map((number) => number.closest('td').dataset.sort))"""):
+        numbers = [float(value) for value in block if value]
+        assert numbers == sorted(numbers, reverse=True)
+
+
+VIEW = f"""JSON.stringify([{SHOWN}, {BLOCKS}, document.querySelector('#length').value,
+    [...document.querySelectorAll('th[aria-sort$=ending]')].map((head) => head.textContent),
+    document.querySelector('#difference').checked, document.querySelector('#clip').selectedIndex])"""
+
+
+def test_a_link_shows_the_same_view_and_back_goes_back(seen, folder):
+    start = seen.run(VIEW)
+    choose(seen, "#length", "2x")
+    choose(seen, "#clip", "1")
+    for one in ("input[name=method][value=svg]", "#methods [data-column=ssim]", "#difference"):
+        seen.run(f"document.querySelector({one!r}).click()")
+    view, link = seen.run(VIEW), seen.run("location.hash")
+    assert view != start and "length=2x" in link
+    for _ in range(5):
+        seen.run("new Promise((done) => { addEventListener('popstate', done, { once: true }); history.back(); })")
+    assert seen.run(VIEW) == start
+    seen.call("Page.navigate", url="about:blank")
+    seen.open(folder / "report" / "index.html", link)
+    assert seen.run(VIEW) == view
+    seen.open(folder / "report" / "index.html", "#model=none&length=9x&budget=7&methods=&sort=x.y.z&clip=99")
+    assert seen.run(VIEW) == start
+
+
+def test_the_page_alone_shows_its_clips_and_saves_its_files(seen, folder, tmp_path):
+    alone = shutil.copy(folder / "report" / "index.html", tmp_path / "alone.html")
+    seen.open(alone)
+    seen.wait("document.querySelectorAll('.tile').length > 0")
+    choose(seen, "#length", "2x")
+    seen.run("document.querySelector('#player').focus()")
+    frame = 5
+    for _ in range(frame):
+        seen.press("ArrowRight", 39)
+    source = Experiment(folder, folder / "records.parquet")
+    for cell in source.cells():
+        if (cell.length, cell.method) in (("2x", "dense"), ("2x", "radial")):
+            pixels = f"""(() => {{
+                const canvas = document.querySelector('.tile[data-cell="{facts.identifier(cell)}"] canvas');
+                const copy = new OffscreenCanvas(canvas.width, canvas.height);
+                const context = copy.getContext('2d', {{ willReadFrequently: true }});
+                context.drawImage(canvas, 0, 0);
+                return [...context.getImageData(0, 0, canvas.width, canvas.height).data]; }})()"""
+            clip = read(source, cell, source.record(cell, "generate")["clips"][0])
+            seen.wait(f"{pixels}.some((value, n) => n % 4 < 3 && value > 0)")
+            shown = np.array(seen.run(pixels), np.uint8).reshape(*clip.shape[1:3], 4)
+            np.testing.assert_array_equal(shown[..., :3], clip[frame])
+    seen.run("document.querySelector('img[data-file]').scrollIntoView()")
+    seen.wait("document.querySelector('img[data-file]').naturalWidth === 40")
+    keep = "URL.createObjectURL = (blob) => { window.saved = blob.text(); return 'blob:null/0'; }"
+    seen.run(f"{keep}; HTMLAnchorElement.prototype.click = () => {{}};")
+    seen.run("document.querySelector('[data-file=\"records.csv\"]').click()")
+    seen.wait("window.saved !== undefined")
+    assert seen.run("window.saved") == (folder / "records.csv").read_text(encoding="utf-8")
+
+
+def test_clips_beside_the_page_are_shown(seen, beside):
+    seen.open(beside)
+    seen.wait("document.querySelectorAll('.tile').length === 5")
+    shown = "[...document.querySelectorAll('.tile canvas:not(.difference)')].map((each) => each.ariaLabel)"
+    seen.run("new Promise((done) => setTimeout(done, 200))")
+    assert seen.run(shown) == ["Clip of Dense", "Clip of Random (control)"]  # a file that is not there has no canvas
 
 
 FRAME = "[Number(document.querySelector('#frame').value), document.querySelector('#at').textContent]"
@@ -385,13 +561,18 @@ def test_the_difference_to_dense_is_black_for_dense_and_not_for_others(seen, tmp
 
 
 def test_every_number_leads_to_its_record_and_command(seen):
-    seen.run("document.querySelector('#methods [data-cell*=\"1x/radial\"][data-metric=psnr]').click()")
+    seen.run("document.querySelector('#methods [data-cell*=\"1x/radial\"][data-metric=psnr]').focus()")
+    seen.press("Enter", 13, "\r")
     text = seen.run("document.querySelector('#details[open]').innerText")
     assert "Command that made it (measure)" in text
+    seen.run("document.querySelector('#details .record summary').click()")
+    record = json.loads(seen.run("document.querySelector('#details .record pre').textContent"))
+    assert (record["kind"], record["cell"]["method"]) == ("measure", "radial")
     links = seen.run("[...document.querySelectorAll('#details a')].map((link) => link.getAttribute('href'))")
     assert "../records/testbed-nano/1x/radial/untuned/measure.json" in links
     seen.press("Escape", 27)
     seen.wait("!document.querySelector('#details').open")
+    assert seen.run("document.activeElement.dataset.metric") == "psnr"
     seen.run("document.querySelector('.plot:not([hidden]) .point[data-method=svg]').focus()")
     seen.press("Enter", 13, "\r")
     assert "SVG" in seen.run("document.querySelector('#details[open] h2').textContent")
@@ -399,12 +580,36 @@ def test_every_number_leads_to_its_record_and_command(seen):
     assert seen.run("document.querySelector('#details').open") is False
 
 
+def test_a_published_number_leads_to_its_place_in_the_paper_and_to_ours(seen):
+    cell = "#table1 tbody[data-method=radial] td [data-columns=psnr]"
+    seen.run(f"document.querySelectorAll('{cell}')[1].click()")
+    text = seen.run("document.querySelector('#details[open]').innerText")
+    for words in ("psnr: 23.9 as printed", "arXiv 2506.19852", "radial, Wan2.1-14B, 69 frames",
+                  "paper_figures/published/table1.csv, line 11", "ablation B prints 23.6 dB"):  # fmt: skip
+        assert words in text
+    seen.run("document.querySelector('#details .number').click()")
+    text = seen.run("document.querySelector('#details[open]').innerText")
+    assert "Command that made it (measure)" in text and "Wan2.1-14B 23.9" in text
+
+
 def test_every_number_on_the_page_has_its_dialog(seen):
     wrong = """[...document.querySelectorAll('.number, .point')].filter((each) => {
         each.dispatchEvent(new MouseEvent('click', {bubbles: true}));
         const dialog = document.querySelector('#details');
-        const fine = dialog.open && dialog.querySelectorAll('#details-body a').length > 0;
+        const wanted = each.dataset.published ? '.big, .facts' : 'pre';
+        const fine = dialog.open && dialog.querySelectorAll(`#details-body ${wanted}`).length > 0;
         dialog.close();
         return !fine;
     }).map((each) => each.outerHTML.slice(0, 100))"""
     assert seen.run(wrong) == []
+
+
+def test_every_control_is_reached_by_the_keyboard(seen):
+    out = """[...document.querySelectorAll('button, select, input, summary, a[href], [role=button]')]
+        .filter((each) => each.tabIndex || each.disabled).map((each) => each.outerHTML.slice(0, 80))"""
+    assert seen.run(out) == []
+    seen.run("document.querySelector('#model').focus()")
+    for key in ("length", "budget"):
+        seen.press("Tab", 9)
+        assert seen.run("document.activeElement.id") == key
+        assert seen.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -180,6 +180,30 @@ def test_every_mark_has_its_footnote_and_every_footnote_its_mark(run):
         assert {mark for marks in body for mark in marks.split(",")} == notes
 
 
+def test_the_noise_floor_stands_below_every_table(tmp_path, run):
+    for table, lengths in (("table1", ["1x"]), ("table2", ["2x", "4x"])):
+        text = (run / f"{table}.md").read_text()
+        for length in lengths:
+            assert f"Noise floor of testbed-nano at {length}: not measured, for dense_repeated is not among" in text
+        assert text.count("Noise floor of") == len(lengths)
+        assert "On another processor the methods' means moved by up to PSNR 1 dB, SSIM 0.02," in text
+        assert "Noise floor of testbed-nano" in (run / f"{table}.tex").read_text()
+
+    paths = synthetic.write_records(tmp_path, ("dense", "radial", "dense_repeated"), ("1x", "2x"))
+    of = synthetic.cell("dense_repeated", "1x")
+    values = {"psnr": 52.24, "ssim": 0.99964, "lpips_untrained": 0.0000123}
+    write_json(synthetic.path_of(tmp_path, of, "measure"), synthetic.measure_record(of, values=values))
+    failed = make_record("measure", synthetic.cell("dense_repeated", "2x"), "out_of_memory", reason="too little")
+    write_json(synthetic.path_of(tmp_path, synthetic.cell("dense_repeated", "2x"), "measure"), failed)
+    tables_of(tmp_path, paths)
+    text = (tmp_path / "table1.md").read_text()
+    assert "at 1x: PSNR 52.2 dB, SSIM 0.9996, LPIPS untrained 0.000012." in text
+    assert "cannot be told from dense attention" in text
+    assert lines_of(tmp_path / "table1.md", "Dense, repeated (control)")
+    two = (tmp_path / "table2.md").read_text()
+    assert "at 2x: not measured, dense_repeated has the status out_of_memory." in two and "at 1x: not" not in two
+
+
 def test_latex_is_balanced_and_escaped(run):
     for table in ("table1", "table2"):
         text = (run / f"{table}.tex").read_text()
@@ -298,4 +322,5 @@ def test_what_is_missing_is_one_line_and_exit_status_2(tmp_path, capsys):
 
 
 def test_targets_are_the_files():
-    assert targets() == ["figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "table1", "table2"]
+    figures = [*(f"figure{number}" for number in range(2, 8)), "figure_scaling", "figure_speedup"]
+    assert targets() == [*figures, "table1", "table1_speed", "table2", "table2_speed", "table_kernels"]

@@ -6,6 +6,8 @@ A kernel is a module with
   size), bfloat16 or float32, contiguous or not; scores are scaled by 1 / sqrt(head size); the mask has one head, shared
   by all, or one for each. It returns a tensor like v, or writes into ``out`` and returns that.
 - ``unavailable(device)``: why the kernel can't run there, or None.
+- ``unsupported(block, dtype, head_dim)``: why it can't take masks in blocks of that many tokens, or tensors of that
+  type and head size, or None.
 - ``SKIPS_BLOCKS``: whether it can skip the blocks that a mask leaves out, so that they are neither read nor computed,
   and ``skips(block)``: whether it does so for blocks of that many tokens.
 
@@ -28,7 +30,10 @@ from benchmark.registry import nearest
 AUTO = "auto"
 
 # Kernels that ``auto`` tries, the fastest first.
-_PREFERRED = {"cuda": ("flex", "sdpa"), "cpu": ("sdpa",)}
+_PREFERRED = {"cuda": ("flash4", "flex", "sdpa"), "cpu": ("sdpa",)}
+
+# Block, type and head size that every kernel takes.
+_ANY = (128, torch.bfloat16, 128)
 
 _log = logging.getLogger(__name__)
 
@@ -49,16 +54,28 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def select(name: str, device: torch.device | str) -> tuple[str, Kernel]:
+def select(
+    name: str,
+    device: torch.device | str,
+    *,
+    block: int | None = None,
+    dtype: torch.dtype | None = None,
+    head_dim: int | None = None,
+) -> tuple[str, Kernel]:
     """The kernel of that name, or for ``auto`` the fastest that runs on the device; the log says which.
 
+    Args:
+        block, dtype, head_dim: what it is to be called with: tokens a block, type and head size of queries and keys.
+            A kernel that can't take them is refused, or passed over by ``auto``. None is not looked at.
+
     Raises:
-        ValueError: there is no such kernel, or it can't run on the device (the reason is given).
+        ValueError: there is no such kernel, or it can't run on the device or take what is asked for (the reason is
+            given).
     """
     device = torch.device(device)
     if name != AUTO:
         module = load(name)
-        reason = module.unavailable(device)
+        reason = _why_not(module, device, block, dtype, head_dim)
         if reason is not None:
             raise ValueError(f"kernel {name!r} is unavailable on {device}: {reason}")
         return name, module.attend
@@ -67,7 +84,7 @@ def select(name: str, device: torch.device | str) -> tuple[str, Kernel]:
     reasons = []
     for candidate in _PREFERRED[device.type]:
         module = load(candidate)
-        reason = module.unavailable(device)
+        reason = _why_not(module, device, block, dtype, head_dim)
         if reason is None:
             passed_over = f" ({'; '.join(reasons)})" if reasons else ""
             _log.log(
@@ -76,6 +93,20 @@ def select(name: str, device: torch.device | str) -> tuple[str, Kernel]:
             return candidate, module.attend
         reasons.append(f"{candidate} is unavailable: {reason}")
     raise ValueError(f"kernel 'auto' on {device}: {'; '.join(reasons)}")
+
+
+def _why_not(
+    module: ModuleType, device: torch.device, block: int | None, dtype: torch.dtype | None, head_dim: int | None
+) -> str | None:
+    """Why a kernel can't do what is asked for, or None. What is None stands for something that any kernel takes."""
+    reason = module.unavailable(device)
+    if reason is not None:
+        return reason
+    return module.unsupported(
+        _ANY[0] if block is None else block,
+        _ANY[1] if dtype is None else dtype,
+        _ANY[2] if head_dim is None else head_dim,
+    )
 
 
 def check_inputs(

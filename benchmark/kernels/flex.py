@@ -22,7 +22,7 @@ import torch
 from torch.nn.attention import flex_attention as flex
 
 from benchmark.kernels import check_inputs
-from benchmark.masks import BlockMask
+from benchmark.masks import BlockMask, divided
 
 SKIPS_BLOCKS = True
 
@@ -59,6 +59,11 @@ def skips(block: int) -> bool:
     return block % _BLOCK == 0
 
 
+def unsupported(block: int, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why the kernel can't take a mask or tensors like that: it takes all."""
+    return None
+
+
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -73,9 +78,8 @@ def attend(
     """
     check_inputs(q, k, v, mask, out)
     trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if mask.blocks.device != q.device:
-        mask = mask.to(q.device)
-    block_mask = block_lists(mask, backward=trains)
+    mask = mask.to(q.device)
+    block_mask = mask.form(f"flex {trains}", functools.partial(block_lists, backward=trains))
     with torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT):
         result = _compiled()(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=block_mask)
     result = result.transpose(1, 2)
@@ -98,9 +102,7 @@ def block_lists(mask: BlockMask, backward: bool = False) -> flex.BlockMask:
     """
     grid, block = mask.blocks, mask.block
     if block % _BLOCK == 0 and block > _BLOCK:
-        sides = -(-mask.tokens // _BLOCK)
-        per = block // _BLOCK
-        grid, block = grid.repeat_interleave(per, 1).repeat_interleave(per, 2)[:, :sides, :sides].contiguous(), _BLOCK
+        grid, block = divided(grid, block // _BLOCK, -(-mask.tokens // _BLOCK)), _BLOCK
     if block == _BLOCK:
         whole, partial = grid.clone(), torch.zeros_like(grid)
     else:

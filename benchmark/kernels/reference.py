@@ -24,6 +24,11 @@ def skips(block: int) -> bool:
     return False
 
 
+def unsupported(block: int, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why the kernel can't take a mask or tensors like that: it takes all."""
+    return None
+
+
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, out: torch.Tensor | None = None
 ) -> torch.Tensor:

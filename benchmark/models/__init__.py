@@ -5,14 +5,30 @@ from __future__ import annotations
 import difflib
 from importlib import import_module
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from benchmark.models.inputs import example_inputs
 from benchmark.models.spec import ModelSpec, Shape, build
 
-__all__ = ["ModelSpec", "Shape", "build", "get", "names"]
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.attention import AttentionRouter
+
+__all__ = ["ModelSpec", "Shape", "build", "example_inputs", "get", "install", "names"]
 
 # Each of these modules has a ModelSpec named SPEC; it is read when the model is asked for.
 _MODULES = MappingProxyType(
     {"hunyuanvideo": "hunyuanvideo", "wan2.1-14b": "wan", "mochi-1": "mochi", "testbed-nano": "testbed"}
+)
+
+# The module with the processors of each transformer.
+_PROCESSORS = MappingProxyType(
+    {
+        "HunyuanVideoTransformer3DModel": "hunyuanvideo",
+        "WanTransformer3DModel": "wan",
+        "MochiTransformer3DModel": "mochi",
+    }
 )
 
 
@@ -31,3 +47,19 @@ def get(name: str) -> ModelSpec:
         nearest = difflib.get_close_matches(str(name).lower(), _MODULES, n=1, cutoff=0.0)[0]
         raise ValueError(f"model {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(_MODULES)}")
     return import_module(f"benchmark.models.{_MODULES[name]}").SPEC
+
+
+def install(
+    spec: ModelSpec, transformer: torch.nn.Module, router: AttentionRouter, repetition: float | None = None
+) -> None:
+    """Gives the attention of every block of a model to a router, and the temporal positions to its method.
+
+    Args:
+        transformer: what ``build`` made of ``spec``. A router installed before is replaced.
+        repetition: the period in latent frames at which the model was seen to repeat itself, if anyone looked.
+
+    Raises:
+        ValueError: the method does not work on this model; the line says why.
+    """
+    module = import_module(f"benchmark.models.{_PROCESSORS[spec.transformer_class]}")
+    module.install(transformer, router, repetition)

@@ -207,6 +207,8 @@ def build(
         torch.set_default_dtype(dtype)
         try:
             transformer = getattr(diffusers, spec.transformer_class)(**spec.transformer_config)
+            if hasattr(transformer, "pos_frequencies"):  # Mochi's are zeros until they are learned: no rotation at all
+                torch.nn.init.normal_(transformer.pos_frequencies)
         finally:
             torch.set_default_dtype(default_dtype)
     return transformer.eval()

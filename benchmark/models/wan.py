@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from benchmark.attention import AttentionRouter
-from benchmark.layout import VideoLayout
-from benchmark.method import Method
+from benchmark.models.rotary import changed_frequencies
+from benchmark.models.routed import RoutedAttention, connect
 from benchmark.models.spec import ModelSpec, Shape
 
 SPEC = ModelSpec(
@@ -43,20 +43,8 @@ SPEC = ModelSpec(
 )
 
 
-class WanSelfAttention:
-    """The attention processor of one block: diffusers' own, with the attention itself left to a router.
-
-    Args:
-        layer: the block's number, from 0.
-        rotary: cosines and sines that replace the model's, where a method changes the positions; None keeps them.
-    """
-
-    def __init__(
-        self, layer: int, router: AttentionRouter, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> None:
-        self.layer = layer
-        self.router = router
-        self.rotary = rotary
+class WanSelfAttention(RoutedAttention):
+    """The attention processor of one block: diffusers' own, with the attention itself left to a router."""
 
     def __call__(
         self,
@@ -67,11 +55,15 @@ class WanSelfAttention:
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Self-attention of (batch, tokens, channels)."""
-        rotary = self.rotary or rotary_emb
         q = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         k = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1))
         v = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
-        out = self.router.attend(self.layer, q, k, v, lambda x: rotate(x, *rotary))
+        tables = None
+        if self.rotates_first:
+            q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)
+        else:
+            tables = half_tables(rotary_emb)
+        out = self.attend(q, k, v, tables)
         return attn.to_out[1](attn.to_out[0](out.flatten(2, 3).type_as(q)))
 
 
@@ -85,16 +77,40 @@ def rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch
     return out
 
 
+def half_tables(tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """diffusers' tables, (1, tokens, 1, head size), as (tokens, 1, half of the head size)."""
+    return tables[0][0, :, :, 0::2].contiguous(), tables[1][0, :, :, 1::2].contiguous()
+
+
 def install(transformer: torch.nn.Module, router: AttentionRouter, repetition: float | None = None) -> None:
     """Gives every block's self-attention to a router, and the temporal positions to its method.
+
+    Where the method sees the tokens in one order, they are permuted before the first block and back after the last.
 
     Args:
         transformer: a ``WanTransformer3DModel``.
         repetition: the period in latent frames at which the model was seen to repeat itself, if anyone looked.
+
+    Raises:
+        ValueError: the method refuses the model's temporal positions.
     """
-    rotary = rotary_of_method(transformer.rope, router.method, router.layout, repetition)
+    changed_frequencies(temporal_frequencies(transformer.rope), router.method, router.layout, repetition)
+    link = connect(transformer, router, transformer.config.num_attention_heads, repetition)
+
+    def tables(rope: torch.nn.Module, args: tuple, output: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+        output = link.positions(output, temporal_frequencies(rope), token_dim=1)
+        return half_tables(output) if link.halved else output
+
+    def permute(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        return link.permute(output.flatten(2), token_dim=2).view(output.shape)
+
+    link.hold(
+        transformer.rope.register_forward_hook(tables),
+        transformer.patch_embedding.register_forward_hook(permute),
+        transformer.norm_out.register_forward_pre_hook(link.permute_back),
+    )
     for layer, block in enumerate(transformer.blocks):
-        block.attn1.set_processor(WanSelfAttention(layer, router, rotary))
+        block.attn1.set_processor(WanSelfAttention(layer, link))
 
 
 def temporal_frequencies(rope: torch.nn.Module) -> torch.Tensor:
@@ -102,21 +118,3 @@ def temporal_frequencies(rope: torch.nn.Module) -> torch.Tensor:
     # Frame 1's angles are the frequencies themselves; none is above one radian.
     temporal = slice(0, rope.t_dim, 2)
     return torch.atan2(rope.freqs_sin[1, temporal].double(), rope.freqs_cos[1, temporal].double())
-
-
-def rotary_of_method(
-    rope: torch.nn.Module, method: Method, layout: VideoLayout, repetition: float | None
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Cosines and sines with the method's temporal frequencies, each (1, tokens, 1, head size); None if unchanged."""
-    own = temporal_frequencies(rope)
-    changed = method.temporal_frequencies(own, layout.frames, repetition)
-    if torch.equal(own, changed):
-        return None
-    sizes = rope.patch_size
-    shape = (1, 1, layout.frames * sizes[0], layout.height * sizes[1], layout.width * sizes[2])
-    cosines, sines = (table.clone() for table in rope(torch.empty(shape, device=rope.freqs_cos.device)))
-    frames = torch.arange(layout.frames, device=changed.device, dtype=torch.float64)
-    angles = torch.outer(frames, changed).repeat_interleave(2, dim=1).repeat_interleave(layout.frame_tokens, dim=0)
-    cosines[0, :, 0, : rope.t_dim] = angles.cos().to(cosines.dtype)
-    sines[0, :, 0, : rope.t_dim] = angles.sin().to(sines.dtype)
-    return cosines, sines

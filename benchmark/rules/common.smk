@@ -2,13 +2,14 @@
 
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 
+from benchmark import again
 from benchmark import config as experiments
 from benchmark import gpus
 from benchmark import processes
+from benchmark.estimate import BUDGETS_CHECKED
 
 logging.getLogger("benchmark").setLevel(logging.INFO)
 logging.getLogger("benchmark").addHandler(logging.StreamHandler())
@@ -20,7 +21,8 @@ os.environ.update(PATH=PATH, OMP_NUM_THREADS="1")
 
 try:
     # A process that Snakemake starts for a single job need not hold the budget against all methods again.
-    CONFIG = experiments.check(experiments.from_words(config), budgets=workflow.is_main_process)
+    unchecked = workflow.is_main_process and BUDGETS_CHECKED not in os.environ
+    CONFIG = experiments.check(experiments.from_words(config), budgets=unchecked)
     CELLS = {cell.path.as_posix(): cell for cell in experiments.cells(CONFIG)}
     GPUS = gpus.visible()
 except ValueError as error:
@@ -39,8 +41,14 @@ LENGTHS = [length["name"] for length in CONFIG["lengths"]]
 # A run may be killed at any moment: its jobs then end with it, and the next run needs no unlocking. Each rule's shell
 # command has to be a single one for that.
 shell.prefix(processes.prefix())
+# Records of failures that were the machine's go, and are made again, if this run makes anything at all.
 if workflow.is_main_process:
-    HOLD = processes.hold(Path(".snakemake"), Path("results"), cluster=bool(workflow.resource_settings.nodes))
+    HOLD = processes.hold(
+        Path(".snakemake"),
+        Path("results"),
+        cluster=bool(workflow.resource_settings.nodes),
+        alone=lambda: again.remove_transient(Path(RESULTS), sys.argv),
+    )
 
 
 wildcard_constraints:
@@ -75,12 +83,7 @@ def lpips_options():
     return " ".join([f"--lpips-weights {weights}"] * bool(weights) + ["--lpips-download"] * bool(download))
 
 
-# What all tables and figures are made with, and what each reads besides its own source.
-PAPER = [
-    path.as_posix()
-    for path in (*sorted(Path("paper_figures").glob("*.py")), *sorted(Path("paper_figures/published").glob("*.csv")))
-    if not re.fullmatch(r"(table|figure)\d+\.py", path.name)
-]
+# What each table and figure reads besides its own source; paper.smk adds those of speed.
 SOURCES = {
     "table1": [f"{RESULTS}/records.parquet"],
     "table2": [f"{RESULTS}/records.parquet"],

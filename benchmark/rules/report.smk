@@ -8,6 +8,11 @@ REPORT = [
 ]
 
 
+# What the report of Snakemake itself (snakemake --report) says on its first page. The page below is no part of it:
+# browsers show nothing beyond 2 MB of a page inside a page.
+report: "captions/workflow.rst"
+
+
 rule report_page:
     input:
         code=REPORT,
@@ -16,9 +21,9 @@ rule report_page:
         tables=rules.tables.input,
         figures=rules.figures.input,
     output:
+        # Everything is inside the page. Of an experiment whose clips are too large for that they lie in clips/ beside
+        # it, which the job empties first.
         page=f"{RESULTS}/report/index.html",
-        # Sheets of cells that are no more go with the folder, which Snakemake empties before the job.
-        clips=directory(f"{RESULTS}/report/clips"),
     log:
         f"{LOGS}/report/report.log",
     benchmark:

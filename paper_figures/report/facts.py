@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +12,12 @@ from paper_figures.experiment import CellRows, Experiment
 from paper_figures.tables import UNTRAINED, Column, Entry
 
 CONTROL = "random"
-ROW_FACTS = ("metric", "label", "value", "standard_error", "unit", "status", "reason", "footnote", "flags", "kind")
+REPEATED = "dense_repeated"
+"""Dense attention whose sums run in another order: the noise floor."""
+
+ROW_FACTS = (
+    "metric", "label", "value", "standard_error", "unit", "status", "reason", "footnote", "flags", "kind", "decimals",
+)  # fmt: skip
 CELL_FACTS = ("frames", "height", "width", "budget", "knobs", "block", "steps", "dense_steps", "dense_layers", "kernel")
 
 
@@ -95,9 +101,9 @@ def beaten(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
     """Where the control has a higher PSNR than a method.
 
     Returns:
-        For each model and length with any such method: ``model``, ``length``, the control's ``psnr`` in words, and
-        ``methods``, the worst first: ``cell``, ``label``, ``behind`` (dB, in words), ``close``, whether the gap is
-        smaller than its standard error over the clips, and ``unset``, whether the method has no density to set.
+        For each model and length with any such method: ``model``, ``length``, the control's ``psnr`` in words and
+        ``cell``, and ``methods``, the worst first: ``cell``, ``label``, ``behind`` (dB, in words), ``close``, whether
+        the gap is smaller than its standard error over the clips, and ``unset``, whether it has no density to set.
     """
     found = []
     for (model, length), members in by_length(cells).items():
@@ -108,7 +114,7 @@ def beaten(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
         losers = []
         for cell in members:
             row = cell.find("psnr")
-            if cell.method == CONTROL or is_reference(cell) or row is None or row["value"] is None:
+            if cell.method in (CONTROL, REPEATED) or is_reference(cell) or row is None or row["value"] is None:
                 continue
             gap = mark["value"] - row["value"]
             if gap > 0:
@@ -119,7 +125,9 @@ def beaten(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
         if losers:
             methods = [loser for _, loser in sorted(losers, key=lambda pair: -pair[0])]
             psnr = entries.measured(control, "psnr", "measure").text
-            found.append({"model": model, "length": length, "psnr": psnr, "methods": methods})
+            found.append(
+                {"model": model, "length": length, "psnr": psnr, "cell": identifier(control), "methods": methods}
+            )
     return found
 
 
@@ -161,20 +169,119 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
     return {
         "closest": best("psnr", 1), "cheapest": best("relative", -1), "faithful": best("adherence", 1),
         "control": entries.measured(control, "psnr", "measure").text if ahead else "",
+        "control_cell": identifier(control) if ahead else "",
         "measured": len(words) - failed, "failed": failed,
     }  # fmt: skip
 
 
+def controls(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
+    """What each model and length says of the benchmark itself: dense against itself, dense repeated, and random.
+
+    Returns:
+        For each model and length with clips that were measured: ``dense``, ``floor`` and ``random``, each with the
+        ``cell`` or None, ``words`` for the reader and ``fine``, which is None where there is no record to tell;
+        ``floor`` has ``psnr`` and ``ssim`` in words, or None; ``random`` has ``beaten``, as ``beaten`` has ``methods``;
+        ``within``, the methods whose PSNR reaches that of dense repeated: ``cell`` and ``label``.
+    """
+    grouped = {
+        place: members
+        for place, members in by_length(cells).items()
+        if any(row["kind"] == "measure" for cell in members for row in cell.rows)
+    }
+    losers = {
+        (one["model"], one["length"]): one["methods"]
+        for one in beaten(cell for members in grouped.values() for cell in members)
+    }
+    return [
+        {
+            "model": model,
+            "length": length,
+            "dense": _dense_itself(members),
+            "random": _control(members) | {"beaten": losers.get((model, length), [])},
+            **_floor(members),
+        }
+        for (model, length), members in grouped.items()
+    ]
+
+
+def _untuned(members: Iterable[CellRows], method: str) -> CellRows | None:
+    return next((cell for cell in members if cell.method == method and cell.tuning == "untuned"), None)
+
+
+def _unmeasured(cell: CellRows | None, method: str) -> dict[str, Any]:
+    if cell is None:
+        return {"cell": None, "fine": None, "words": f"{method} was not run"}
+    word, reason = status(cell)
+    word = "no number" if word in ("passed", "reference") else word
+    return {"cell": identifier(cell), "fine": False, "words": f"{word}{f': {reason}' if reason else ''}"}
+
+
+def _value(cell: CellRows | None, metric: str) -> float | None:
+    row = cell.find(metric) if cell else None
+    return row["value"] if row else None
+
+
+def _dense_itself(members: list[CellRows]) -> dict[str, Any]:
+    """Whether the dense clips, measured against themselves, equal themselves in every frame."""
+    cell = _untuned(members, "dense")
+    psnr = _value(cell, "psnr")
+    if psnr is None:
+        return _unmeasured(cell, "dense")
+    frames = cell.fact("frames") * cell.fact("clips")
+    same = json.loads(cell.find("psnr")["flags"] or "{}").get("psnr_capped", 0)
+    words = f"identical in all {frames} frames" if same == frames else f"{frames - same} of {frames} frames differ"
+    return {"cell": identifier(cell), "fine": same == frames, "words": words}
+
+
+def _floor(members: list[CellRows]) -> dict[str, Any]:
+    cell = _untuned(members, REPEATED)
+    psnr = _value(cell, "psnr")
+    if psnr is None:
+        return {"floor": _unmeasured(cell, REPEATED) | {"psnr": None, "ssim": None}, "within": []}
+    ssim = _value(cell, "ssim")  # so near to 1 that it needs more digits than tables have
+    told = {"psnr": entries.measured(cell, "psnr", "measure").text, "ssim": "none" if ssim is None else f"{ssim:.4f}"}
+    within = [
+        {"cell": identifier(other), "label": told_name(other)}
+        for other in members
+        if other.method != REPEATED and not is_reference(other)
+        and (_value(other, "psnr") or -math.inf) >= psnr
+    ]  # fmt: skip
+    floor = {"cell": identifier(cell), "fine": True, "words": f"PSNR {told['psnr']} dB, SSIM {told['ssim']}"}
+    return {"floor": floor | told, "within": within}
+
+
+def _control(members: list[CellRows]) -> dict[str, Any]:
+    cell = _untuned(members, CONTROL)
+    if _value(cell, "psnr") is None:
+        return _unmeasured(cell, CONTROL)
+    words = f"PSNR {entries.measured(cell, 'psnr', 'measure').text} dB"
+    return {"cell": identifier(cell), "fine": True, "words": words}
+
+
+def amiss(told: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What is wrong with the controls, a sentence each with the cell that it is about or None; empty where nothing is.
+
+    That ``random`` beats methods is said in a warning of its own. Where ``dense_repeated`` was not run, the panel of
+    the controls says so; that spoils no number.
+    """
+    found = []
+    for one in told:
+        where = f"{one['model']} at {one['length']}"
+        for name, key in (("dense against itself", "dense"), ("the random control", "random"),
+                          ("dense repeated", "floor")):  # fmt: skip
+            if one[key]["fine"] is False or (one[key]["fine"] is None and key != "floor"):
+                words = f"{where}, {name}: {one[key]['words']}."
+                found.append({"cell": one[key]["cell"], "model": one["model"], "length": one["length"], "words": words})
+    return found
+
+
 def told_cell(source: Experiment, cell: CellRows) -> dict[str, Any]:
-    """What the dialog shows of a cell: its numbers, its records and where they come from."""
+    """What the dialog shows of a cell: its numbers and its records, each as the text of its file."""
     records = []
     for kind in dict.fromkeys(row["kind"] for row in cell.rows):
-        record = source.record(cell, kind)
-        origin = record["provenance"]
-        told = {key: origin.get(key) for key in ("command", "date", "commit", "code", "python", "system", "packages")}
-        told |= {"device": origin["device"].get("name", ""), "hashes": origin["hashes"]}
-        told |= {"kind": kind, "status": record["status"], "reason": record["reason"]}
-        records.append(told | {"file": f"records/{identifier(cell)}/{kind}.json"})
+        source.record(cell, kind)  # refuses one that is damaged
+        file = f"records/{identifier(cell)}/{kind}.json"
+        records.append({"kind": kind, "file": file, "text": source.file(file).read_text(encoding="utf-8")})
     return {
         "model": cell.model, "length": cell.length, "method": cell.method, "tuning": cell.tuning,
         "budget": budget_name(cell), "label": told_name(cell), "status": status(cell)[0], "reason": status(cell)[1],

@@ -39,46 +39,148 @@
     const filter = chosen();
     const here = (element) => element.dataset.model === filter.model && element.dataset.length === filter.length;
     all(".answer, .plot").forEach((element) => { element.hidden = !here(element); });
+    all("#control-table tbody tr").forEach((row) => { row.classList.toggle("chosen", here(row)); });
     all(".plot .point").forEach((point) => { point.toggleAttribute("hidden", !wanted(point, filter)); });
     all("#methods tbody").forEach((row) => { row.hidden = !(here(row) && wanted(row, filter)); });
-    all("section.paper").forEach((section) => {
-      const only = one(".only", section)?.checked;
-      let shown = 0;
-      all(".block", section).forEach((block) => {
-        all("tbody", block).forEach((group) => { group.hidden = !wanted(group, filter); });
-        const some = all("tbody", block).some((group) => !group.hidden);
-        block.hidden = !some || block.dataset.model !== filter.model || (only && block.dataset.length !== filter.length);
-        shown += !block.hidden;
-      });
-      const empty = one(".empty", section);
-      if (empty) empty.hidden = shown > 0;
-    });
+    all("section.paper").forEach((section) => filterTable(section, filter));
     const count = filter.methods.size;
     one("#chosen").textContent = count === boxes.length ? `all ${count}` : `${count} of ${boxes.length}`;
     showClips();
   }
 
-  // --- Sorting: a table's groups move as wholes, so that published lines stay below ours.
+  function filterTable(section, filter) {
+    const every = one(".every-length", section)?.checked;
+    const elsewhere = new Set();
+    let shown = 0;
+    all(".block", section).forEach((block) => {
+      all("tbody", block).forEach((group) => { group.hidden = !wanted(group, filter); });
+      const some = all("tbody", block).some((group) => !group.hidden) && block.dataset.model === filter.model;
+      block.hidden = !some || !(every || block.dataset.length === filter.length);
+      if (some && block.hidden) elsewhere.add(block.dataset.length);
+      shown += !block.hidden;
+    });
+    const [empty, note] = [one(".empty", section), one(".elsewhere", section)];
+    if (!empty) return;
+    empty.hidden = shown > 0 || elsewhere.size > 0;
+    note.hidden = elsewhere.size === 0;
+    note.textContent = `${shown ? "Also" : `Nothing at ${filter.length}, but`} at ${[...elsewhere].join(" and ")}: `
+      + "choose that length above, or all lengths.";
+  }
+
+  // --- Sorting: all blocks of a table are sorted alike.
+
+  const sorts = {};
+  const partOf = (element) => element.closest("section").id;
 
   function sort(button) {
-    const head = button.closest("th");
-    const table = head.closest("table");
-    const column = [...head.parentNode.children].indexOf(head);
-    const before = head.getAttribute("aria-sort");
+    const before = button.closest("th").getAttribute("aria-sort");
     const first = button.dataset.better === "higher" ? "descending" : "ascending";
     const other = first === "ascending" ? "descending" : "ascending";
-    const order = before === first ? other : first;
-    all("th[aria-sort]", table).forEach((one) => one.setAttribute("aria-sort", "none"));
-    head.setAttribute("aria-sort", order);
-    const key = (group) => group.rows[0].cells[column].dataset.sort ?? "";
-    const sign = order === "ascending" ? 1 : -1;
-    const groups = [...table.tBodies].sort((left, right) => {
-      const [a, b] = [key(left), key(right)];
-      if (a === "" || b === "") return (a === "") - (b === "");  // what has no number stays last either way
-      const [x, y] = [Number(a), Number(b)];
-      return sign * (Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y);
+    sorts[partOf(button)] = [button.dataset.column, before === first ? other : first];
+    applySort(partOf(button));
+    remember();
+  }
+
+  function applySort(part) {
+    const [column, order] = sorts[part] ?? [null, "none"];
+    all(`#${part} table`).filter((table) => one("th[aria-sort]", table)).forEach((table) => {
+      const heads = [...one("thead tr", table).children];
+      const index = heads.findIndex((head) => one(".sort", head)?.dataset.column === column);
+      heads.forEach((head, n) => head.setAttribute("aria-sort", n === index ? order : "none"));
+      const key = (group) => (index < 0 ? group.dataset.place : group.rows[0].cells[index].dataset.sort ?? "");
+      const sign = order === "descending" ? -1 : 1;
+      const groups = [...table.tBodies].sort((left, right) => {
+        const [a, b] = [key(left), key(right)];
+        if (a === "" || b === "") return (a === "") - (b === "");  // what has no number stays last either way
+        const [x, y] = [Number(a), Number(b)];
+        return sign * (Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y);
+      });
+      table.append(...groups);
     });
-    table.append(...groups);
+  }
+  all("table").forEach((table) => [...table.tBodies].forEach((group, n) => { group.dataset.place = n; }));
+
+  // --- The address: what was chosen stands in its fragment, so that a link shows the same view.
+
+  let at = "";
+
+  function address() {
+    const filter = chosen();
+    const words = { model: filter.model, length: filter.length };
+    if (filter.budget) words.budget = filter.budget;
+    if (filter.methods.size < boxes.length) words.methods = [...filter.methods].join(",") || "none";
+    const sorted = Object.entries(sorts).filter(([, [column]]) => column).map(([part, [column, order]]) => [part, column, order].join("."));
+    if (sorted.length) words.sort = sorted.join(",");
+    const every = all(".every-length").filter((box) => box.checked).map((box) => box.value);
+    if (every.length) words.every = every.join(",");
+    if (one("#clip").selectedIndex > 0) words.clip = one("#clip").selectedIndex + 1;
+    if (one("#difference").checked) words.difference = "yes";
+    if (at) words.at = at;
+    return `#${Object.entries(words).map((pair) => pair.map((word) => encodeURIComponent(word).replaceAll("%2C", ",")).join("=")).join("&")}`;
+  }
+
+  function remember() {
+    const next = address();
+    if (next !== location.hash) history.pushState(null, "", next);
+  }
+
+  /** Sets everything to what the address says; what it does not say, or what is not here, to how the page starts. */
+  function recall() {
+    const plain = !location.hash.includes("=");
+    const words = new URLSearchParams(plain ? "" : location.hash.slice(1));
+    const list = (name) => (words.get(name) ?? "").split(",").filter((word) => word);
+    for (const name of ["model", "length", "budget"]) {
+      const select = one(`#${name}`);
+      const options = [...select.options].map((option) => option.value);
+      select.value = options.includes(words.get(name)) ? words.get(name) : options[0];
+    }
+    const known = list("methods").filter((name) => boxes.some((box) => box.value === name));
+    const every = !known.length && words.get("methods") !== "none";
+    boxes.forEach((box) => { box.checked = every || known.includes(box.value); });
+    all(".every-length").forEach((box) => { box.checked = list("every").includes(box.value); });
+    const sorted = Object.fromEntries(list("sort").map((word) => word.split(".")).map(([part, ...rest]) => [part, rest]));
+    for (const part of ["overview", ...all("section.paper").map((section) => section.id)]) {
+      const [column, order] = sorted[part] ?? [];
+      sorts[part] = ["ascending", "descending"].includes(order) ? [column, order] : [null, "none"];
+      applySort(part);
+    }
+    one("#difference").checked = words.get("difference") === "yes";
+    at = plain ? decodeURIComponent(location.hash.slice(1)) : words.get("at") ?? "";
+    player.wanted = Number(words.get("clip") ?? 1) - 1;
+    applyFilters();
+  }
+
+  function goTo(id) {
+    const target = document.getElementById(id);
+    if (!target) return;
+    const folded = target.closest("details");
+    if (folded) folded.open = true;
+    all(".target").forEach((each) => each.classList.remove("target"));
+    target.classList.add("target");
+    target.scrollIntoView();
+    if (!target.matches("a, button, input, select")) target.tabIndex = -1;
+    target.focus({ preventScroll: true });
+  }
+
+  // --- Files inside the page.
+
+  function source(path) {
+    const file = data.files[path];
+    return file && `data:${file.type};base64,${document.getElementById(file.id).textContent}`;
+  }
+
+  async function save(path) {
+    const file = data.files[path];
+    const text = atob(document.getElementById(file.id).textContent);
+    let blob = new Blob([Uint8Array.from(text, (sign) => sign.charCodeAt(0))], { type: file.type });
+    if (file.gzipped) blob = await new Response(blob.stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+    saveBlob(file.name, blob);
+  }
+
+  function saveBlob(name, blob) {
+    const url = URL.createObjectURL(blob);
+    make("a", { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
   // --- A number's record, clips and command.
@@ -89,54 +191,122 @@
     const error = row.standard_error === null ? "" : ` ± ${row.standard_error}`;
     return `${row.value}${error}${row.unit ? ` ${row.unit}` : ""}`;
   };
+  const roundedOf = (row) => {
+    const digits = (value) => (row.decimals === null || Math.abs(value) < 10 ** -row.decimals ? value : value.toFixed(row.decimals));
+    if (row.value === null) return textOf(row);
+    const error = row.standard_error === null ? "" : ` ± ${row.standard_error.toFixed(row.decimals ?? 3)}`;
+    return `${digits(row.value)}${error}${row.unit ? ` ${row.unit}` : ""}`;
+  };
   const aliases = { relative: "pflop", sparsity_pct: "density" };
+
+  function show(title, parts) {
+    one("#details-title").replaceChildren(...title);
+    one("#details-body").replaceChildren(...parts);
+    if (dialog.open) one("#details button").focus();
+    else dialog.showModal();
+    dialog.scrollTop = 0;
+  }
+
+  function button(words, action, attributes = {}) {
+    const made = make("button", { type: "button", ...attributes }, words);
+    made.addEventListener("click", action);
+    return made;
+  }
 
   function showDetails(id, metric) {
     const cell = data.cells[id];
-    const row = cell.rows.find((each) => each.metric === (aliases[metric] ?? metric));
-    const body = one("#details-body");
-    one("#details-title").replaceChildren(marker(cell.method), `${cell.label}, ${cell.model} at ${cell.length}`);
+    const row = rowOf(cell, metric);
     const parts = [];
     if (row) {
-      parts.push(make("p", { class: "big" }, `${row.label}: ${textOf(row)}`));
+      parts.push(make("p", { class: "big" }, `${row.label}: ${roundedOf(row)}`));
+      if (row.value !== null) parts.push(make("p", { class: "notes" }, `In the record: ${textOf(row)}`));
       for (const words of [row.reason, row.footnote]) if (words) parts.push(make("p", {}, words));
     } else if (metric) {
       parts.push(make("p", { class: "big" }, `${metric}: no number in the records`));
     }
     if (metric === "relative" && row) {
-      const dense = cell.rows.find((each) => each.metric === "pflop_dense");
+      const dense = rowOf(cell, "pflop_dense");
       if (dense) parts.push(make("p", {}, `${(100 * row.value / dense.value).toFixed(1)} % of dense: ${row.value} of ${dense.value} PFLOP.`));
     }
     if (cell.reason) parts.push(make("p", {}, `Status ${cell.status}: ${cell.reason}`));
-    const actions = make("div", { class: "dialog-actions" });
-    for (const record of cell.records) {
-      actions.append(make("a", { href: `${data.root}/${record.file}` }, `Record ${record.kind}.json`));
-    }
+    const beside = publishedBeside(id, metric);
+    if (beside.length) parts.push(make("p", {}, "The paper prints beside it: ", ...beside));
     if (cell.clips.length) {
-      const button = make("button", { type: "button" }, "Show its clips");
-      button.addEventListener("click", () => { dialog.close(); goToClips(cell); });
-      actions.append(button);
-      cell.clips.forEach((clip) => actions.append(make("a", { href: `${data.root}/clips/${id}/${clip.name}` }, clip.name)));
+      parts.push(make("div", { class: "dialog-actions" }, button("Show its clips", () => { dialog.close(); goToClips(cell); })));
     }
-    parts.push(actions);
     const about = cell.records.find((record) => row && record.kind === row.kind);
     const records = about ? [about, ...cell.records.filter((record) => record !== about)] : cell.records;
     for (const record of records) parts.push(...told(record));
     parts.push(make("h3", {}, "All numbers of this cell"), numbers(cell, row));
     parts.push(make("h3", {}, "Settings"), facts(cell.settings));
-    body.replaceChildren(...parts);
-    dialog.showModal();
-    dialog.scrollTop = 0;
+    if (cell.clips.length) {
+      const links = cell.clips.flatMap((clip) => [make("a", { href: `${data.root}/clips/${id}/${clip.name}` }, clip.name), " "]);
+      parts.push(make("p", { class: "notes" }, "Its clips as files, where this page lies in its folder of results: ", ...links));
+    }
+    show([marker(cell.method), `${cell.label}, ${cell.model} at ${cell.length}`], parts);
   }
 
-  function told(record) {
-    const command = make("pre", {}, record.command ?? "no command stated");
-    const origin = { status: record.status, commit: record.commit, "code (SHA-256)": record.code, date: record.date,
-      device: record.device, python: record.python, system: record.system };
-    for (const [name, value] of Object.entries(record.hashes)) origin[`${name} (SHA-256)`] = value;
-    origin.packages = Object.entries(record.packages ?? {}).map(([name, version]) => `${name} ${version}`).join(", ");
-    const more = make("details", {}, make("summary", {}, "Commit, device, date, hashes, packages"), facts(origin));
-    return [make("h3", {}, `Command that made it (${record.kind})`), command, more];
+  const rowOf = (cell, metric) => cell.rows.find((each) => each.metric === (aliases[metric] ?? metric));
+
+  /** Where the paper's tables have a cell's metric. */
+  const tableCells = (id, metric) => all(`section.paper tbody[data-cell="${CSS.escape(id)}"] td`)
+    .filter((cell) => one(`.own .number[data-metric="${CSS.escape(metric ?? "")}"]`, cell));
+
+  /** The published numbers in the same cell of the paper's tables, as buttons. */
+  function publishedBeside(id, metric) {
+    return tableCells(id, metric)
+      .flatMap((cell) => all("[data-published]", cell).flatMap((each) => {
+        const row = data.published[each.dataset.published];
+        const name = `${row.model}${row.tuned ? " tuned" : ""} ${one("i", each).textContent}`;
+        return [button(name, () => showPublished(Number(each.dataset.published), each.dataset.columns, id, metric), { class: "number" }), "  "];
+      }));
+  }
+
+  // --- A published number: where the paper prints it, and ours beside it.
+
+  function showPublished(number, columns, id, metric) {
+    const row = data.published[number];
+    const names = (columns ?? "").split(" ").filter((name) => name);
+    const cell = data.cells[id];
+    const where = `${row.model}, ${row.frames} frames${row.tuned ? ", tuned" : ""}`;
+    const parts = [];
+    for (const name of names) parts.push(make("p", { class: "big" }, `${name}: ${row.cells[name]} `, make("small", {}, "as printed")));
+    const notes = Object.entries(row.notes).filter(([name]) => !names.length || names.includes(name) || name === "frames");
+    for (const [name, note] of notes) parts.push(make("p", { class: "remark" }, make("b", {}, `Note on ${name}: `), note));
+    parts.push(facts({ paper: data.paper, table: row.table, row: `${row.cells.method}, ${where}`,
+      column: names.join(", ") || "the whole row", file: `${row.file}, line ${row.line}`,
+      "how it got here": "copied from the paper, digit by digit; no command made it" }));
+    parts.push(make("h3", {}, "This run beside it"));
+    const mine = metric && one(".own .number", tableCells(id, metric)[0]).textContent;
+    const words = `${cell.label}, ${cell.model} at ${cell.length}: ${mine ?? "its numbers"}`;
+    parts.push(make("p", {}, button(words, () => showDetails(id, metric), { class: "number" }), " (its record, clips and command)"));
+    if (row.model !== cell.model && cell.model.startsWith("testbed")) {
+      parts.push(make("p", {}, `Another model: ${row.model} is the paper's, ${cell.model} is small and our own. Orders may be compared, levels not.`));
+    }
+    const cells = Object.entries(row.cells).map(([name, text]) => {
+      const line = make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, text || "–"));
+      if (names.includes(name)) line.className = "chosen";
+      return line;
+    });
+    parts.push(make("h3", {}, "The whole row, as printed"), make("div", { class: "wide" }, make("table", {}, make("tbody", {}, ...cells))));
+    show([`Published: ${row.cells.method}, ${where}`], parts);
+  }
+
+  function told(file) {
+    const record = JSON.parse(file.text);
+    const origin = record.provenance;
+    const command = make("pre", {}, origin.command ?? "no command stated");
+    const words = { status: record.status, commit: origin.commit, "code (SHA-256)": origin.code, date: origin.date,
+      device: origin.device?.name, python: origin.python, system: origin.system };
+    for (const [name, value] of Object.entries(origin.hashes ?? {})) words[`${name} (SHA-256)`] = value;
+    words.packages = Object.entries(origin.packages ?? {}).map(([name, version]) => `${name} ${version}`).join(", ");
+    const name = `${file.kind}.json`;
+    const whole = make("details", { class: "record" }, make("summary", {}, `Record ${name}`),
+      make("p", {}, button(`Save ${name}`, () => saveBlob(name, new Blob([file.text], { type: "application/json" })), { class: "save" }),
+        " ", make("a", { href: `${data.root}/${file.file}` }, file.file)),
+      make("pre", { tabindex: 0 }, file.text));
+    const more = make("details", {}, make("summary", {}, "Commit, device, date, hashes, packages"), facts(words));
+    return [make("h3", {}, `Command that made it (${file.kind})`), command, whole, more];
   }
 
   const facts = (values) => make("dl", { class: "facts" }, ...Object.entries(values)
@@ -160,32 +330,74 @@
     one("#budget").value = "";
     boxes.forEach((box) => { box.checked ||= [cell.method, data.reference].includes(box.value); });
     applyFilters();
+    remember();
     one("#clips").scrollIntoView();
     one("#play").focus({ preventScroll: true });
   }
 
-  // --- Clips. A canvas that drew a file's picture may not be read back, so differences are left to the compositor.
+  // --- Clips. A sheet inside the page holds differences between frames, which are added up when it is first needed. A
+  // canvas that drew a file's picture may not be read back, so differences to dense are left to the compositor.
 
   const columns = 8;
   const sheets = new Map();
   const player = { frame: 0, frames: 1, playing: false, tiles: [], due: 0 };
+  for (const [id, cell] of Object.entries(data.cells)) {
+    cell.clips.forEach((clip) => { clip.place = `${id}/${clip.name}`; });
+  }
 
   function sheet(clip) {
-    if (!sheets.has(clip.sheet)) {
+    if (!sheets.has(clip.place)) {
       const image = new Image();
-      image.loaded = new Promise((resolve) => { image.onload = () => resolve(true); image.onerror = () => resolve(false); });
-      image.src = `${data.clips_root}/${clip.sheet.split("/").map(encodeURIComponent).join("/")}`;
-      sheets.set(clip.sheet, image);
+      const inside = source(clip.place);
+      const made = { picture: null, wrong: "" };
+      made.loaded = new Promise((resolve) => {
+        image.onload = () => {
+          made.picture = inside ? unpacked(image, clip) : image;
+          if (!made.picture) made.wrong = "This browser changes the pixels that a page reads, so this clip cannot be shown as it is.";
+          resolve();
+        };
+        image.onerror = () => {
+          made.wrong = inside ? "The picture inside the page is damaged." : "The clip's file is not beside this page.";
+          resolve();
+        };
+      });
+      image.src = inside ?? `${data.clips_root}/${clip.place.replace(/[.][^.]*$/, ".webp").split("/").map(encodeURIComponent).join("/")}`;
+      sheets.set(clip.place, made);
     }
-    return sheets.get(clip.sheet);
+    return sheets.get(clip.place);
+  }
+
+  /** Frames from their differences, modulo 256; null where the bytes are not those of the clip. */
+  function unpacked(image, clip) {
+    const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+    const bytes = pixels.data;
+    const { width, height, frames } = clip;
+    const start = (frame, row) => 4 * ((Math.floor(frame / columns) * height + row) * canvas.width + (frame % columns) * width);
+    let sum = 0;
+    for (let frame = 0; frame < frames; frame += 1) {
+      for (let row = 0; row < height; row += 1) {
+        const [to, from] = [start(frame, row), frame ? start(frame - 1, row) : -1];
+        for (let n = 0; n < 4 * width; n += 1) {
+          if (n % 4 === 3) continue;
+          if (from >= 0) bytes[to + n] = (bytes[to + n] + bytes[from + n]) & 255;
+          sum += bytes[to + n];
+        }
+      }
+    }
+    if (sum % 2 ** 32 !== clip.sum) return null;
+    context.putImageData(pixels, 0, 0);
+    return canvas;
   }
 
   function draw(canvas, clip, image, frame, over) {
+    if (!image.picture) return;
     const context = canvas.getContext("2d");
     const { width, height } = clip;
-    if (!(image.complete && image.naturalWidth)) return;
     context.globalCompositeOperation = over ?? "copy";
-    context.drawImage(image, (frame % columns) * width, Math.floor(frame / columns) * height, width, height,
+    context.drawImage(image.picture, (frame % columns) * width, Math.floor(frame / columns) * height, width, height,
       0, 0, width, height);
   }
 
@@ -247,12 +459,14 @@
       && (!filter.budget || cell.budget === filter.budget));
     const prompts = here.find((cell) => cell.clips.length)?.clips ?? [];
     const picker = one("#clip");
-    const number = Math.max(Math.min(picker.selectedIndex, prompts.length - 1), 0);
+    const before = player.wanted ?? picker.selectedIndex;
+    player.wanted = null;
+    const number = prompts[before] ? before : 0;
     picker.replaceChildren(...prompts.map((clip, n) => make("option", { value: n }, `${n + 1}: ${clip.prompt}`)));
     picker.selectedIndex = prompts.length ? number : -1;
     one("#prompt").textContent = prompts.length ? `“${prompts[number].prompt}” (seed ${prompts[number].seed})` : "No clips.";
     const dense = here.find((cell) => cell.method === data.reference && cell.tuning === "untuned");
-    player.reference = dense?.clips[number]?.sheet ? { clip: dense.clips[number], image: sheet(dense.clips[number]) } : null;
+    player.reference = dense?.clips[number]?.frames ? { clip: dense.clips[number], image: sheet(dense.clips[number]) } : null;
     player.tiles = cells.map((cell) => tile(cell, cell.clips[number]));
     one("#tiles").replaceChildren(...player.tiles.map((each) => each.element));
     player.frames = Math.max(1, ...player.tiles.filter((each) => each.clip).map((each) => each.clip.frames));
@@ -263,12 +477,20 @@
     const images = player.tiles.filter((each) => each.image).map((each) => each.image.loaded);
     if (player.reference) images.push(player.reference.image.loaded);
     drawAll();
-    Promise.all(images).then(drawAll);
+    const tiles = player.tiles;
+    Promise.all(images).then(() => {
+      tiles.filter((each) => each.image?.wrong).forEach((each) => {
+        each.difference?.remove();
+        each.canvas.replaceWith(make("div", { class: "gone" }, each.image.wrong));
+        each.canvas = null;
+      });
+      drawAll();
+    });
   }
 
   function tile(cell, clip) {
     const made = { method: cell.method, element: make("div", { class: "tile", "data-cell": cell.id }) };
-    if (clip?.sheet) {
+    if (clip?.frames) {
       Object.assign(made, { clip, image: sheet(clip) });
       made.canvas = make("canvas", { width: clip.width, height: clip.height, role: "img", "aria-label": `Clip of ${cell.label}` });
       made.element.append(made.canvas);
@@ -286,13 +508,14 @@
     const psnr = clip?.values?.psnr;
     const words = cell.method === data.reference && cell.tuning === "untuned" ? "reference"
       : psnr === undefined ? "no PSNR" : psnr >= 100 ? "equal to dense" : `${psnr.toFixed(1)} dB`;
-    made.element.append(make("p", {}, button, make("br"), words));
+    const value = make("button", { type: "button", class: "number", "data-cell": cell.id, "data-metric": "psnr" }, words);
+    made.element.append(make("p", {}, button, make("br"), value));
     return made;
   }
 
   async function posters() {
     for (const canvas of all(".poster")) {
-      const clip = data.cells[canvas.dataset.cell].clips.find((each) => each.sheet);
+      const clip = data.cells[canvas.dataset.cell].clips.find((each) => each.frames);
       if (!clip) { canvas.hidden = true; continue; }
       canvas.width = clip.width;
       canvas.height = clip.height;
@@ -302,13 +525,40 @@
     }
   }
 
+  // --- Figures inside the page, made when they come near.
+
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((each) => each.isIntersecting)) {
+      near.unobserve(entry.target);
+      entry.target.src = source(entry.target.dataset.file);
+    }
+  }, { rootMargin: "600px" });
+  const pictures = all("img[data-file]");
+  pictures.forEach((image) => near.observe(image));
+  const rest = () => pictures.filter((image) => !image.src).forEach((image) => { image.src = source(image.dataset.file); });
+  window.addEventListener("beforeprint", rest);
+  window.requestIdleCallback?.(rest, { timeout: 5000 });
+
   // --- What the reader does.
 
   document.addEventListener("click", (event) => {
     const sorter = event.target.closest(".sort");
     if (sorter) return sort(sorter);
     const number = event.target.closest(".number, .point");
-    if (number) return showDetails(number.dataset.cell, number.dataset.metric);
+    if (number?.dataset.published) {
+      const [place, line] = [number.closest("td"), number.closest("tbody")];
+      const metric = place && one(".own .number", place)?.dataset.metric;
+      return showPublished(Number(number.dataset.published), number.dataset.columns, line.dataset.cell, metric);
+    }
+    if (number?.dataset.cell) return showDetails(number.dataset.cell, number.dataset.metric);
+    if (event.target.closest(".save")?.dataset.file) return save(event.target.closest(".save").dataset.file);
+    const link = event.target.closest('a[href^="#"]');
+    if (link) {
+      event.preventDefault();
+      at = decodeURIComponent(link.getAttribute("href").slice(1));
+      remember();
+      return goTo(at);
+    }
     if (event.target === dialog) return dialog.close();
     const menu = one(".methods");
     if (menu.open && !menu.contains(event.target)) menu.open = false;
@@ -333,24 +583,27 @@
       play(!player.playing);
     }
   });
-  all("#model, #length, #budget").forEach((select) => select.addEventListener("change", applyFilters));
-  boxes.forEach((box) => box.addEventListener("change", applyFilters));
-  all(".only").forEach((box) => box.addEventListener("change", applyFilters));
+  const changed = () => { applyFilters(); remember(); };
+  all("#model, #length, #budget, .every-length").forEach((each) => each.addEventListener("change", changed));
+  boxes.forEach((box) => box.addEventListener("change", changed));
   for (const [id, on] of [["#every", true], ["#none", false]]) {
-    one(id).addEventListener("click", () => { boxes.forEach((box) => { box.checked = on; }); applyFilters(); });
+    one(id).addEventListener("click", () => { boxes.forEach((box) => { box.checked = on; }); changed(); });
   }
   one(".filters").addEventListener("submit", (event) => event.preventDefault());
   one("#play").addEventListener("click", () => play(!player.playing));
   one("#back").addEventListener("click", () => step(-1));
   one("#forward").addEventListener("click", () => step(1));
   one("#frame").addEventListener("input", (event) => { play(false); go(Number(event.target.value)); });
-  one("#clip").addEventListener("change", showClips);
+  one("#clip").addEventListener("change", () => { showClips(); remember(); });
   one("#gain").addEventListener("change", drawAll);
   one("#difference").addEventListener("change", (event) => {
     player.tiles.forEach((each) => { if (each.difference) each.difference.hidden = !event.target.checked; });
     drawAll();
+    remember();
   });
+  window.addEventListener("popstate", recall);
 
-  applyFilters();
+  recall();
+  if (at) goTo(at);
   posters();
 })();

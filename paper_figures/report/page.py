@@ -1,4 +1,4 @@
-"""Puts the page together: records, tables and figures into one HTML file, clips into sheets beside it."""
+"""Puts the page together: records, tables, figures and clips into one HTML file that needs nothing beside it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from paper_figures import entries
 from paper_figures.experiment import CellRows, Experiment
-from paper_figures.report import charts, facts
-from paper_figures.report.sheets import sheets
+from paper_figures.report import charts, facts, held, papers
+from paper_figures.report.sheets import clips_of, place, sheet_of
 from paper_figures.tables import Entry, Table, footnotes
 
 logger = logging.getLogger(__name__)
@@ -25,14 +25,24 @@ TEASER = ("dense", "radial", "random")
 """The methods of the teaser: the reference, the paper's method and the control."""
 
 
-def build(source: Experiment, out: Path, front: Path | None = None) -> list[Path]:
+LARGEST = 20_000_000
+"""Bytes that the page may have with its clips inside; of a larger one they lie in files beside it."""
+
+FILES = (*(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")), "records.csv")
+"""Files of the experiment that the page offers to save."""
+
+
+def build(source: Experiment, out: Path, front: Path | None = None, largest: int = LARGEST) -> list[Path]:
     """Builds the report of an experiment.
 
-    The page links to the records, tables and figures in the experiment's folder; nothing of them is copied.
+    Records, tables, figures and clips are inside the page. Where it would be too large with them, the clips' sheets
+    are files in ``out/clips``, and the page says so. Links to what is left (PDFs, the clips' own files) lead to the
+    experiment's folder.
 
     Args:
-        out: folder for ``index.html`` and the clips' sheets.
+        out: folder for ``index.html``.
         front: where a second copy of the page goes, with links to the same files.
+        largest: bytes that the page may have with its clips inside.
 
     Returns:
         The pages written.
@@ -42,26 +52,55 @@ def build(source: Experiment, out: Path, front: Path | None = None) -> list[Path
     """
     out = Path(out)
     cells = source.cells()
-    shutil.rmtree(out / "clips", ignore_errors=True)  # sheets of cells that are no more
-    clips = {facts.identifier(cell): sheets(source, cell, out / "clips") for cell in cells}
-    content = gather(source, cells, clips)
+    clips = {facts.identifier(cell): clips_of(source, cell) for cell in cells}
+    files = held.files_of(source, [*FILES, *(f"figures/{name}.png" for name in figure_names())])
+    content = gather(source, cells, {name: [told for told, _ in own] for name, own in clips.items()}, files)
     pages = [out / "index.html", *([Path(front)] if front else [])]
-    for page in pages:
-        roots = {
-            "root": _relative(source.folder, page.parent),
-            "clips_root": _relative(out / "clips", page.parent),
-        }
-        _write(page, render(content | roots))
+    shutil.rmtree(out / "clips", ignore_errors=True)  # sheets of an earlier page
+    sheets = _sheets_inside(clips)
+    texts = [render(content, page.parent, source.folder, out / "clips", files | sheets) for page in pages]
+    if max(len(text.encode()) for text in texts) > largest:
+        logger.info("with the clips inside, the page would exceed %d bytes: they go to %s", largest, out / "clips")
+        _sheets_beside(clips, out / "clips")
+        texts = [render(content, page.parent, source.folder, out / "clips", files) for page in pages]
+    for page, text in zip(pages, texts, strict=True):
+        _write(page, text)
     return pages
+
+
+def _sheets_inside(clips: Mapping[str, list]) -> dict[str, held.Held]:
+    """The clips' sheets, by the clip's place."""
+    return {
+        f"{name}/{told['name']}": held.hold("sheet.webp", sheet_of(frames, summed=True))
+        for name, own in clips.items()
+        for told, frames in own
+        if frames is not None
+    }
+
+
+def _sheets_beside(clips: Mapping[str, list], folder: Path) -> None:
+    for name, own in clips.items():
+        for told, frames in own:
+            if frames is not None:
+                path = folder / place(name, told["name"])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(sheet_of(frames, summed=False))
 
 
 def _relative(target: Path, start: Path) -> str:
     return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
 
 
-def gather(source: Experiment, cells: list[CellRows], clips: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """All that the template shows, but for where the page lies."""
+def gather(
+    source: Experiment,
+    cells: list[CellRows],
+    clips: Mapping[str, list[dict[str, Any]]],
+    files: Mapping[str, held.Held],
+) -> dict[str, Any]:
+    """All that the template shows, but for where the page and the clips' sheets lie."""
     groups = facts.by_length(cells)
+    controls, printed = facts.controls(cells), papers.Printed()
+    floors = {(one["model"], one["length"]): one["floor"]["psnr"] for one in controls}
     return {
         "experiment": cells[0].fact("experiment"),
         "models": list(dict.fromkeys(cell.model for cell in cells)),
@@ -75,14 +114,16 @@ def gather(source: Experiment, cells: list[CellRows], clips: dict[str, list[dict
             for (model, length), members in groups.items()
         ],
         "plots": [
-            {"model": model, "length": length, **charts.plot(points(members))}
+            {"model": model, "length": length, "floor_psnr": floors.get((model, length))} | charts.plot(points(members))
             for (model, length), members in groups.items()
         ],
         "beaten": facts.beaten(cells),
+        "controls": controls,
+        "amiss": facts.amiss(controls),
         "untrained": facts.untrained_note(cells),
         "teaser": teaser(groups),
-        "tables": [table_of(source, name) for name in TABLES],
-        "figures": figures(source),
+        "tables": [table_of(source, name, printed, files) for name in TABLES],
+        "figures": figures(source, files),
         "origins": facts.origins(cells),
         "testbeds": sorted({cell.model for cell in cells if entries.is_testbed(cell.model)}),
         "data": {
@@ -91,6 +132,9 @@ def gather(source: Experiment, cells: list[CellRows], clips: dict[str, list[dict
                 for cell in cells
             },
             "reference": "dense",
+            "published": printed.rows,
+            "paper": papers.PAPER,
+            "experiment": source.folder.as_posix(),
         },
     }
 
@@ -141,6 +185,8 @@ def points(members: list[CellRows]) -> list[charts.Point]:
     """The cells of a model and length that have a cost, and a quality or are the reference."""
     found = []
     for cell in members:
+        if cell.method == facts.REPEATED:  # far above all others: it would leave them no room
+            continue
         share, psnr = facts.relative(cell), entries.comparison(cell, "psnr")
         if share.value is not None and (psnr.value is not None or psnr.status == "reference"):
             name = facts.told_name(cell)
@@ -165,8 +211,11 @@ def teaser(groups: dict[tuple[str, str], list[CellRows]]) -> list[dict[str, Any]
     return shown
 
 
-def table_of(source: Experiment, name: str) -> dict[str, Any]:
-    """A table of the paper as the template shows it; ``missing`` says why there is none."""
+def table_of(source: Experiment, name: str, printed: papers.Printed, files: Mapping[str, held.Held]) -> dict[str, Any]:
+    """A table of the paper as the template shows it; ``missing`` says why there is none.
+
+    Each cell has our entry and below it what the paper prints in each of its rows for the same method.
+    """
     module = importlib.import_module(f"paper_figures.{name}")
     try:
         table: Table = module.table(source)
@@ -180,47 +229,77 @@ def table_of(source: Experiment, name: str) -> dict[str, Any]:
         for group in block.groups:
             told = group.facts
             cell = cells["/".join(str(told[key]) for key in ("model", "length", "method", "tuning"))]
-            lines = []
-            for line in (group.ours, *group.published):
-                shown = [
-                    _entry(column.key, found, [marks[note] for note in found.notes])
-                    for column in table.columns
-                    for found in [line.entries.get(column.key, Entry())]
-                ]
-                notes = [marks[note] for note in line.notes]
-                lines.append({"source": line.source, "ours": line is group.ours, "entries": shown, "marks": notes})
-            groups.append(_place(cell) | {"label": group.label, "lines": lines})
+            lines = [papers.line(name, cell, line, table.columns, marks, printed) for line in group.published]
+            shown = []
+            for n, column in enumerate(table.columns):
+                found = group.ours.entries.get(column.key, Entry())
+                own = _entry(column.key, found, [marks[note] for note in found.notes])
+                shown.append(own | {"published": [line["entries"][n] for line in lines] if column.published else []})
+            label = facts.told_name(cell)
+            groups.append(_place(cell) | {"label": label, "lines": lines, "entries": shown})
         first = {key: groups[0][key] for key in ("model", "length")}
         blocks.append(first | {"heading": block.heading, "groups": groups})
     columns = [{"column": column, "mark": marks.get(column.note, "")} for column in table.columns]
     told = {"name": name, "title": table.title, "columns": columns, "blocks": blocks, "remarks": table.remarks}
-    files = [f"tables/{name}.{kind}" for kind in ("csv", "md", "tex")]
     return told | {
         "notes": [(mark, sentence) for sentence, mark in marks.items()],
-        "files": [path for path in files if (source.folder / path).is_file()],
+        "files": [path for path in FILES if path.startswith(f"tables/{name}.") and path in files],
+        "command": _command(source, name, "tables"),
     }
 
 
-def figures(source: Experiment) -> list[dict[str, Any]]:
-    """Every figure that there is code for: what it shows, its files if it was drawn, and the command that draws it."""
+def _command(source: Experiment, name: str, folder: str) -> str:
+    place = source.folder.as_posix()
+    return f"python -m paper_figures {name} --experiment-folder {place} --out {place}/{folder}"
+
+
+def figure_names() -> list[str]:
+    """Every figure that there is code for."""
     from paper_figures.__main__ import targets
 
+    return [name for name in targets() if name.startswith("figure")]
+
+
+def figures(source: Experiment, files: Mapping[str, held.Held]) -> list[dict[str, Any]]:
+    """Every figure that there is code for: what it shows, its files if it was drawn, and the command that draws it."""
     found = []
-    for name in targets():
-        if not name.startswith("figure"):
-            continue
-        words = (
-            (importlib.import_module(f"paper_figures.{name}").__doc__ or "").strip().splitlines()[0].replace("``", "")
-        )
-        drawn = all((source.folder / "figures" / f"{name}.{kind}").is_file() for kind in ("png", "pdf"))
-        folder = source.folder.as_posix()
-        command = f"python -m paper_figures {name} --experiment-folder {folder} --out {folder}/figures"
-        found.append({"name": name, "caption": words, "drawn": drawn, "command": command})
+    for name in figure_names():
+        words = (importlib.import_module(f"paper_figures.{name}").__doc__ or "").strip().splitlines()[0]
+        width, height = _size(source.folder / "figures" / f"{name}.png")
+        found.append({
+            "name": name,
+            "width": width,
+            "height": height,
+            "caption": words.replace("``", ""),
+            "drawn": f"figures/{name}.png" in files,
+            "pdf": (source.folder / "figures" / f"{name}.pdf").is_file(),
+            "command": _command(source, name, "figures"),
+        })  # fmt: skip
     return found
 
 
-def render(content: dict[str, Any]) -> str:
-    """The page as HTML."""
+def _size(picture: Path) -> tuple[int, int]:
+    """Width and height in pixels; zeros where there is no such file."""
+    from PIL import Image
+
+    if not picture.is_file():
+        return 0, 0
+    with Image.open(picture) as opened:
+        return opened.size
+
+
+def render(
+    content: Mapping[str, Any], page: Path, experiment: Path, sheets: Path, files: Mapping[str, held.Held]
+) -> str:
+    """The page as HTML.
+
+    Args:
+        content: from ``gather``.
+        page: the folder that the page lies in.
+        experiment: the experiment's folder.
+        sheets: the folder of the clips' sheets, for clips that are not inside the page.
+        files: what is inside the page, by place.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -230,10 +309,23 @@ def render(content: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    data = content["data"] | {key: content[key] for key in ("root", "clips_root")}
+    root = _relative(experiment, page)
+    inside = {path: {"id": file.key, "name": file.name, "type": file.type, "gzipped": file.gzipped}
+              for path, file in files.items()}  # fmt: skip
+    data = content["data"] | {"root": root, "files": inside, "clips_root": _relative(sheets, page)}
+    told = [told for cell in data["cells"].values() for told in cell["clips"] if "missing" not in told]
+    beside = bool(told) and not any(f"{name}/{clip['name']}" in files
+                                    for name, cell in data["cells"].items() for clip in cell["clips"])  # fmt: skip
     words = {name: (FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")}
+    settings = {
+        "data": _embedded(data),
+        "root": root,
+        "beside": beside,
+        "held": held.elements(files),
+        "held_paths": inside,
+    }
     return environment.get_template("page.html").render(
-        **(content | {"data": _embedded(data)}), css=words["page.css"], js=words["page.js"]
+        **(content | settings), css=words["page.css"], js=words["page.js"]
     )
 
 

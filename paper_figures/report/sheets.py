@@ -2,13 +2,17 @@
 
 Frames stand in rows of ``COLUMNS``. Sheets are WebP without loss: the difference to dense is that of the pixels.
 Clips larger than a testbed's are made smaller and the page says so.
+
+A sheet inside the page holds each frame but the first as its difference from the one before, modulo 256, which takes a
+fifth less room; the page adds them up again and checks the sum of all bytes. A sheet in a file of its own holds the
+frames as they are, for a page from the file system may show such a picture but not read its pixels.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +30,14 @@ LARGEST, MOST = 128, 128
 """Pixels along a frame's longer side, and frames of a clip, that a sheet holds at most."""
 
 
-def write_sheet(clip: np.ndarray, path: Path) -> dict[str, Any]:
-    """Writes a clip as a sheet, whole or not at all.
+def fitted(clip: np.ndarray) -> tuple[np.ndarray, str]:
+    """A clip as the page shows it.
 
     Args:
         clip: uint8 (frames, height, width, 3).
-        path: where to, ending in ``.webp``.
 
     Returns:
-        ``frames``, ``width`` and ``height`` as shown, and ``reduced``: what was left out, in words, or empty.
+        uint8 (frames, height, width, 3), and what was left out, in words, or an empty string.
     """
     import numpy as np
     from PIL import Image
@@ -50,33 +53,42 @@ def write_sheet(clip: np.ndarray, path: Path) -> dict[str, Any]:
         size = max(round(width * scale), 1), max(round(height * scale), 1)
         shown = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in shown])
         words.append(f"{size[0]}x{size[1]} of {width}x{height} pixels")
-    count, height, width, _ = shown.shape
-    rows = math.ceil(count / COLUMNS)
-    sheet = np.zeros((rows * COLUMNS, height, width, 3), np.uint8)
-    sheet[:count] = shown
-    sheet = sheet.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, COLUMNS * width, 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        Image.fromarray(sheet).save(part, format="WEBP", lossless=True, quality=50, method=4)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return {"frames": count, "width": width, "height": height, "reduced": ", ".join(words)}
+    return shown, ", ".join(words)
 
 
-def sheets(source: Experiment, cell: CellRows, folder: Path) -> list[dict[str, Any]]:
-    """Writes a sheet for every clip that a cell's record names.
-
-    A clip that is missing, damaged or another than the record's has no sheet, and the reason stands in its place.
+def sheet_of(frames: np.ndarray, summed: bool) -> bytes:
+    """Frames as one WebP picture without loss.
 
     Args:
-        folder: the sheets' folder; a sheet is ``<model>/<length>/<method>/<tuning>/<clip>.webp`` in it.
+        frames: uint8 (frames, height, width, 3).
+        summed: whether each frame stands as its difference from the one before, modulo 256.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if summed:
+        frames = np.concatenate([frames[:1], frames[1:] - frames[:-1]])  # uint8 wraps around, and back when summed
+    count, height, width, _ = frames.shape
+    rows = math.ceil(count / COLUMNS)
+    sheet = np.zeros((rows * COLUMNS, height, width, 3), np.uint8)
+    sheet[:count] = frames
+    sheet = sheet.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, COLUMNS * width, 3)
+    data = io.BytesIO()
+    Image.fromarray(sheet).save(data, format="WEBP", lossless=True, quality=50, method=4)
+    return data.getvalue()
+
+
+def clips_of(source: Experiment, cell: CellRows) -> list[tuple[dict[str, Any], np.ndarray | None]]:
+    """Every clip that a cell's record names, as the page shows it.
+
+    A clip that is missing, damaged or another than the record's has no frames, and the reason stands in its place.
 
     Returns:
-        A clip each: name, prompt, seed, sha256, its numbers, and either ``sheet`` with what ``write_sheet`` says of it
-        or ``missing``.
+        A clip each: what the page says of it (name, prompt, seed, sha256, its numbers, ``frames``, ``width``,
+        ``height``, ``sum`` of all bytes modulo 2^32 and ``reduced``, or ``missing``), and its frames or None.
     """
+    import numpy as np
+
     if cell.failed("generate") is not None or not any(row["kind"] == "generate" for row in cell.rows):
         return []
     numbers: dict[str, dict[str, float]] = {}
@@ -86,11 +98,19 @@ def sheets(source: Experiment, cell: CellRows, folder: Path) -> list[dict[str, A
     for told in source.record(cell, "generate")["clips"]:
         clip = {key: told.get(key) for key in ("name", "prompt", "seed", "sha256")}
         clip["values"] = numbers.get(told["name"], {})
-        place = Path(*cell.path) / f"{Path(told['name']).stem}.webp"
+        frames = None
         try:
-            clip |= write_sheet(read(source, cell, told), folder / place) | {"sheet": place.as_posix()}
+            frames, reduced = fitted(read(source, cell, told))
+            count, height, width, _ = frames.shape
+            clip |= {"frames": count, "width": width, "height": height, "reduced": reduced}
+            clip["sum"] = int(frames.sum(dtype=np.uint64) % 2**32)
         except ValueError as error:
             logger.warning("%s", error)
             clip["missing"] = str(error)
-        clips.append(clip)
+        clips.append((clip, frames))
     return clips
+
+
+def place(cell: str, name: str) -> str:
+    """Where a clip's sheet lies in the folder of sheets, where they are files."""
+    return f"{cell}/{Path(name).stem}.webp"

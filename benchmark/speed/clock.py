@@ -1,0 +1,275 @@
+"""Times on a device under the rules of the protocol, what the GPU was doing meanwhile, and records of what failed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import timing
+from benchmark.records import code_hash, describe_device, make_record, read_record, write_json
+from benchmark.speed.cells import SpeedCell
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 1.0  # seconds between two looks at the GPU while something is timed
+
+
+class OutOfTime(Exception):
+    """The job's time is up: what is left is for the next one."""
+
+
+class Unsupported(Exception):
+    """This machine cannot measure it; the words say why."""
+
+
+class Disturbed(Exception):
+    """Another process was on the GPU, so that what was timed does not count."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each timed call, and the GPU's state before, while and after."""
+
+    samples: list[float]
+    gpu: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """The median, in seconds."""
+        return timing.quartiles(self.samples).median
+
+    @property
+    def quartiles(self) -> list[float]:
+        """Lower quartile, median and upper quartile, in seconds."""
+        return list(timing.quartiles(self.samples))
+
+
+class Clock:
+    """Times calls on one device until a job's time is up.
+
+    Args:
+        device: ``cuda`` or ``cpu``.
+        limit_s: seconds from now after which nothing new is begun; None for no limit.
+    """
+
+    def __init__(self, device: str, limit_s: float | None = None) -> None:
+        self.device = device
+        self.end = None if limit_s is None else time.monotonic() + limit_s
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return float("inf") if self.end is None else self.end - time.monotonic()
+
+    def reserve(self, seconds: float, what: str) -> None:
+        """Ends the job where what comes next would not fit.
+
+        Raises:
+            OutOfTime: fewer seconds than that are left.
+        """
+        if self.left() < seconds:
+            raise OutOfTime(f"{what} takes about {seconds:.0f} s, {max(self.left(), 0):.0f} s are left")
+
+    def time(
+        self,
+        function: Callable[[], Any],
+        *,
+        warmup: int = 1,
+        calls: int = 5,
+        least: int = 1,
+        within_s: float | None = None,
+        what: str = "call",
+    ) -> Timing:
+        """Seconds of calls, each between two CUDA events (wall time on a CPU).
+
+        Args:
+            warmup: calls before, that do not count.
+            calls: calls that count.
+            least: so many of them at least, where ``within_s`` does not hold all.
+            within_s: seconds that the calls that count may take together.
+
+        Raises:
+            Disturbed: another process was on the GPU.
+            OutOfTime: not even ``least`` calls fit into what is left of the job.
+        """
+        self._alone()
+        before = timing.gpu_state(self.device)
+        for _ in range(warmup):
+            function()
+        samples: list[float] = []
+        with Watch(self.device) as watch:
+            while len(samples) < calls:
+                if len(samples) >= least and within_s is not None and sum(samples) + samples[-1] > within_s:
+                    break
+                if samples and self.left() < samples[-1]:
+                    if len(samples) >= least:
+                        break
+                    raise OutOfTime(f"{what}: a call takes {samples[-1]:.0f} s, {max(self.left(), 0):.0f} s are left")
+                samples += timing.time_calls(function, warmup=0, calls=1, device=self.device)
+        after = timing.gpu_state(self.device)
+        self._alone()
+        return Timing(samples, {"before": before, "during": watch.seen(), "after": after})
+
+    def _alone(self) -> None:
+        others = timing.other_processes(self.device)
+        if others:
+            words = ", ".join(f"{process['pid']} ({process['memory_mib']} MiB)" for process in others)
+            raise Disturbed(f"another process was on the GPU: {words}; end it and run again")
+
+
+class Watch:
+    """Looks at the GPU's state every second, from a thread of its own, while something is timed."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.states: list[dict[str, Any]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watch:
+        if self.device != "cpu":
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(WATCH_S):
+            self.states.append(timing.gpu_state(self.device))
+
+    def seen(self) -> dict[str, Any]:
+        """Lowest, mean and highest of every number that was seen; empty where it was over in less than a second."""
+        names = {name for state in self.states for name, value in state.items() if isinstance(value, float)}
+        found: dict[str, Any] = {"looks": len(self.states)}
+        for name in sorted(names):
+            values = [state[name] for state in self.states if name in state]
+            found[name] = [min(values), sum(values) / len(values), max(values)]
+        return found
+
+
+def free(device: str) -> None:
+    """Gives back memory that nothing uses any more."""
+    if device == "cpu":
+        return
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+Measured = tuple[Mapping[str, float], Mapping[str, Any]]
+
+
+def record(
+    kind: str,
+    cell: SpeedCell,
+    path: Path,
+    device: str,
+    measure: Callable[[], Measured],
+    hashes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Measures and writes a record; where it fails, one that says why.
+
+    Args:
+        measure: returns values (seconds unless ``units`` in the details say otherwise) and details.
+
+    Returns:
+        The record.
+
+    Raises:
+        OutOfTime: nothing is written then; the next job begins with it.
+    """
+    logger.info("%s: %s %s %s", kind, cell.stage, cell.method, cell.setting)
+    begun = time.monotonic()
+    facts = _device(device)
+    try:
+        values, details = measure()
+    except OutOfTime:
+        raise
+    except torch.OutOfMemoryError as error:
+        made = _failed(kind, cell, "out_of_memory", error, facts)
+    except MemoryError as error:
+        made = _failed(kind, cell, "out_of_memory", error, facts)
+    except Unsupported as error:
+        made = _failed(kind, cell, "unsupported", error, facts)
+    except Disturbed as error:
+        made = _failed(kind, cell, "error", error, facts)
+    except Exception as error:  # whatever a method or a kernel raises is this cell's; the others go on
+        logger.exception("%s: %s %s %s", kind, cell.stage, cell.method, cell.setting)
+        made = _failed(kind, cell, "error", error, facts)
+    else:
+        details = dict(details)
+        status, reason = details.pop("status", "passed"), details.pop("reason", None)
+        units = dict.fromkeys((name for name in values if name.endswith("_s")), "s") | details.pop("units", {})
+        details["job_s"] = time.monotonic() - begun
+        made = make_record(
+            kind,
+            cell,
+            status,
+            values if status == "passed" else None,
+            reason=reason,
+            units=units,
+            details=details,
+            hashes=hashes,
+            device=facts,
+        )
+    write_json(path, made)
+    if made["status"] != "passed":
+        logger.warning("%s: %s: %s", path, made["status"], made["reason"])
+    free(device)
+    return made
+
+
+def _failed(kind: str, cell: SpeedCell, status: str, error: BaseException, facts: Mapping[str, Any]) -> dict[str, Any]:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if status == "error" and not isinstance(error, Disturbed):
+        reason = f"{type(error).__name__}: {reason}"
+    details = {"disturbed": True} if isinstance(error, Disturbed) else {}
+    return make_record(kind, cell, status, reason=reason[:500], details=details, device=facts)
+
+
+def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
+    """The record at a path if it is about just this cell and need not be measured again; None where it has to be.
+
+    What passed stays. What failed stays as well while code and device are those that it failed with, unless another
+    process was in the way.
+    """
+    if not path.exists():
+        return None
+    try:
+        held = read_record(path)
+    except ValueError as error:
+        logger.warning("%s; measured anew", error)
+        return None
+    if held["cell"] != cell.settings():
+        return None
+    if held["status"] == "passed":
+        return held
+    origin = held["provenance"]
+    same = origin["code"] == code_hash() and origin["device"].get("name") == _device(device).get("name")
+    return held if same and not held["details"].get("disturbed") else None
+
+
+def _device(device: str) -> dict[str, Any]:
+    """What is measured on; nothing where there is no GPU."""
+    here = device if device == "cpu" or torch.cuda.is_available() else None
+    return {} if here is None else describe_device(here)
+
+
+def spread(timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """What details of a record say about timings: quartiles, numbers of samples, and the GPU's state at the first."""
+    first = next(iter(timings.values()))
+    return {
+        "quartiles": {name: found.quartiles for name, found in timings.items()},
+        "samples": {name: len(found.samples) for name, found in timings.items()},
+        "gpu": first.gpu,
+    }

@@ -1,0 +1,93 @@
+"""How long a measurement will take, roughly, so that a job ends before its time is up and a run can be planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from benchmark import operations
+from benchmark.speed import settings
+from benchmark.speed.cells import SpeedCell, from_settings
+
+RATES = MappingProxyType({"dense": 600e12, "sparse": 500e12, "outside": 450e12, "unfused": 250e12})
+"""Operations a second on one H100, on the careful side of what was measured."""
+START_S = MappingProxyType({"parts": 90.0, "whole": 60.0, "run": 60.0, "ends": 40.0, "training": 60.0})
+"""Start of a process, building and compiling."""
+CALLS, STEPS, LEAST = 10, 5, 3
+LONG_STEP_S = 60.0  # a step that takes longer is timed once or twice
+DECODER_S = 0.4  # seconds a frame of a million pixels
+WITHIN_S = 20.0  # seconds that the timed calls of one attention may take, where ten are more
+
+
+def layer_s(cell: SpeedCell, density: float = 1.0) -> float:
+    """Seconds of one layer's attention in one pass."""
+    spec = settings.resized(cell.model, cell.trial)
+    layout = spec.layout(cell.frames, cell.height, cell.width)
+    rate = RATES["dense"] if density >= 1 else RATES["sparse"]
+    return operations.attention_operations(spec, layout, density) / rate
+
+
+def outside_s(cell: SpeedCell, rate: str = "outside") -> float:
+    """Seconds of one pass outside self-attention."""
+    spec = settings.resized(cell.model, cell.trial)
+    found = operations.pass_operations(spec, spec.layout(cell.frames, cell.height, cell.width))
+    return (found.with_ends - found.self_attention) / RATES[rate]
+
+
+def step_s(cell: SpeedCell, density: float = 1.0) -> float:
+    """Seconds of a whole step, all passes, every layer at that density."""
+    layers = settings.resized(cell.model, cell.trial).layers
+    return cell.passes * (outside_s(cell) + layers * layer_s(cell, density))
+
+
+def calls_s(call_s: float) -> float:
+    """Seconds that the timed calls of one attention take, with one to warm up."""
+    calls = max(min(CALLS, WITHIN_S / call_s), LEAST)
+    return (calls + 1) * call_s
+
+
+def outside_part_s(cell: SpeedCell) -> float:
+    """Seconds in which the time outside attention is measured, unfused and fused, building and compiling included."""
+    return START_S["parts"] / 2 + 4 * outside_s(cell, "unfused") + 6 * outside_s(cell)
+
+
+def whole_part_s(cell: SpeedCell, density: float) -> float:
+    """Seconds in which whole steps of a cell are timed."""
+    one = step_s(cell, density)
+    calls = STEPS + 1 if one <= LONG_STEP_S else 1
+    return START_S["whole"] + 1.1 * calls * one
+
+
+def decoder_s(cell: SpeedCell) -> float:
+    """Seconds in which a clip is decoded once."""
+    return DECODER_S * cell.frames * cell.height * cell.width / 1e6
+
+
+def part_s(planned: Mapping[str, Any], part: str) -> float:
+    """GPU seconds of one part of a stage, start included."""
+    cells = {key: (from_settings(found["cell"]), found) for key, found in planned["cells"].items()}
+    any_cell = next(iter(cells.values()))[0]
+    total = START_S[part]
+    if part == "parts":
+        total = outside_part_s(any_cell) + START_S["parts"] / 2
+        for cell, found in cells.values():
+            for _ in range(max(len(cell.mixture), 1)):
+                total += calls_s(layer_s(cell, min(found["density"], 1.0)))
+    elif part == "whole":
+        for key in planned["whole"]:
+            cell, found = cells[key]
+            total += whole_part_s(cell, min(found["density"], 1.0)) - START_S["whole"]
+    elif part == "ends":
+        total += decoder_s(any_cell)
+    elif part == "training":
+        for key in planned["training"]:
+            cell, found = cells[key]
+            total += 5 * calls_s(layer_s(cell, min(found["density"], 1.0))) / 2
+            if planned["training_whole"]:
+                total += 4 * 4 * step_s(cell, min(found["density"], 1.0)) / cell.passes
+        total += 4 * 4 * outside_s(any_cell, "unfused") / 4
+    elif part == "run" and planned["run"]:
+        cell, found = cells[planned["run"]]
+        total += cell.dense_steps * step_s(cell) + (cell.steps - cell.dense_steps) * step_s(cell, found["density"])
+    return total

@@ -1,0 +1,264 @@
+"""The parts of a step: a pass with attention left out, and every method's complete attention call.
+
+``step = passes * (outside + dense layers * dense call + sparse layers * the method's call)``. The attention call is
+all that a layer's router does, as it is called inside the model: permutations, classification of heads, kernel. The
+rotation of queries and keys is in the time outside. A permutation that the model makes once a pass is timed apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import models
+from benchmark.method import Method
+from benchmark.speed import clock, expected, planning
+from benchmark.speed.cells import SpeedCell, from_settings
+from benchmark.speed.clock import Clock, Measured, Timing, spread
+from benchmark.speed.network import (
+    DTYPE,
+    FULL,
+    Network,
+    capture,
+    check_device,
+    check_memory,
+    forget,
+    kernel_of,
+    kinds_of,
+    layout_of,
+    relative_error,
+    router_of,
+    spec_of,
+)
+
+logger = logging.getLogger(__name__)
+
+OUTSIDE, ATTENTION, ROUNDING = "outside", "attention", "rounding"
+FEW, MORE = 1, 3
+"""Blocks of each kind in the two transformers whose difference is a block's time, where the whole one does not fit."""
+WARM_S = 2.0
+"""Seconds of calls before those that count, so that the GPU's clocks are those of a long run."""
+FUSED_ERROR = 2.0**-8
+"""Rounding to bfloat16 is wrong by at most so much; over layers it adds like the root of their number."""
+
+
+def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str) -> None:
+    """The parts of every cell of a stage, each in a record of its own; those that are there already stay.
+
+    Raises:
+        OutOfTime: the job's time is up; what is missing is for the next one.
+    """
+    cells = {key: from_settings(found["cell"]) for key, found in planned["cells"].items()}
+    stage = next(iter(cells.values())).of_stage()
+    path = records / stage.path / f"{OUTSIDE}.json"
+    if clock.done(path, stage, device) is None:
+        timer.reserve(expected.outside_part_s(stage), f"{stage.stage}: time outside attention")
+        clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, timer, device))
+    waiting = {}
+    for key, cell in cells.items():
+        path = records / cell.path / f"{ATTENTION}.json"
+        if clock.done(path, cell, device) is None:
+            waiting[key] = (cell, path)
+    if not waiting:
+        return
+    path = records / stage.path / f"{ROUNDING}.json"
+    if planned["training_whole"] and clock.done(path, stage, device) is None:
+        timer.reserve(expected.START_S["parts"] / 2, f"{stage.stage}: rounding of the fused blocks")
+        clock.record(ROUNDING, stage, path, device, lambda: rounding(stage, device))
+    held: list[tuple] = []
+
+    def given() -> tuple:
+        """What the first layer brings; taken from a small transformer of this shape when it is first needed."""
+        if not held:
+            held.append(first_layer(stage, device))
+        return held[0]
+
+    for key, (cell, path) in waiting.items():
+        density = min(planned["cells"][key]["density"], 1.0)
+        one = expected.layer_s(cell, density)
+        timer.reserve(expected.calls_s(one) * 0.7, f"{cell.stage} {key}: its attention calls")
+        hashes = {"mask": planned["cells"][key]["mask_hash"]} if not cell.mixture else None
+        clock.record(ATTENTION, cell, path, device, lambda c=cell: attention_calls(c, given, timer, device), hashes)
+
+
+def first_layer(cell: SpeedCell, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values of the first layer, from a transformer with one block of each kind."""
+    check_device(device)
+    check_memory(cell, device, weights=False)
+    one = dict.fromkeys(kinds_of(spec_of(cell)), 1)
+    network = Network(cell, router_of(cell, dense(), device, through=True), device, layers=one)
+    found = capture(network)
+    forget(network)
+    return found
+
+
+def outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
+    """Seconds of a step outside attention, unfused and fused, and how far their outputs are apart."""
+    check_device(device)
+    check_memory(cell, device)
+    try:
+        return _outside_whole(cell, timer, device)
+    except torch.OutOfMemoryError as error:
+        logger.warning("%s: the whole transformer does not fit (%s); timed by blocks", cell.stage, error)
+        reason = " ".join(str(error).split())[:200]
+    clock.free(device)
+    values, details = _outside_by_blocks(cell, timer, device)
+    return values, details | {"by_blocks": reason}
+
+
+def _outside_whole(cell: SpeedCell, timer: Clock, device: str) -> Measured:
+    network = Network(cell, router_of(cell, dense(), device, through=True), device)
+    unfused = timer.time(network.forward, warmup=1, calls=3, least=2, within_s=30, what="a pass, unfused")
+    plain = network.forward()
+    network.fuse(FULL)
+    fused = timer.time(network.forward, warmup=2, calls=5, least=3, within_s=40, what="a pass, fused")
+    error = relative_error(network.forward(), plain)
+    layers = network.spec.layers
+    forget(network)
+    values = {
+        "outside_s": cell.passes * fused.median,
+        "outside_unfused_s": cell.passes * unfused.median,
+        "fused_error": error,
+    }
+    return values, _judged(error, layers) | spread({"pass": fused, "pass_unfused": unfused})
+
+
+def _outside_by_blocks(cell: SpeedCell, timer: Clock, device: str) -> Measured:
+    """The same from transformers of few blocks: ends + blocks of each kind x the time that one more takes."""
+    spec = spec_of(cell)
+    kinds = kinds_of(spec)
+    timings: dict[str, Timing] = {}
+    counts = {"base": dict.fromkeys(kinds, FEW)}
+    counts |= {kind: dict.fromkeys(kinds, FEW) | {kind: MORE} for kind in kinds}
+    error = 0.0
+    for name, count in counts.items():
+        network = Network(cell, router_of(cell, dense(), device, through=True), device, layers=count)
+        timings[f"{name}_unfused"] = timer.time(network.forward, warmup=1, calls=3, what="few blocks, unfused")
+        plain = network.forward() if name == "base" else None
+        network.fuse(FULL)
+        timings[name] = timer.time(network.forward, warmup=2, calls=5, what="few blocks, fused")
+        if plain is not None:
+            error = relative_error(network.forward(), plain)
+            del plain
+        forget(network)
+
+    def whole(suffix: str) -> float:
+        base = timings[f"base{suffix}"].median
+        blocks = {kind: (timings[f"{kind}{suffix}"].median - base) / (MORE - FEW) for kind in kinds}
+        return base + sum((kinds[kind] - FEW) * blocks[kind] for kind in kinds)
+
+    values = {
+        "outside_s": cell.passes * whole(""),
+        "outside_unfused_s": cell.passes * whole("_unfused"),
+        "fused_error": error,
+    }
+    return values, _judged(error, FEW * len(kinds)) | spread(timings)
+
+
+def rounding(cell: SpeedCell, device: str) -> Measured:
+    """How far the fused and the plain blocks are from float32, in a transformer of one block of each kind.
+
+    Two latent frames, dense attention, the same weights, which are bfloat16 numbers. The fused one may be no more than
+    ``fuse.equal_within_rounding`` allows farther from float32 than the plain one.
+    """
+    from benchmark import fuse, kernels
+
+    check_device(device)
+    short = replace(cell, frames=spec_of(cell).temporal_compression + 1)
+    spec = spec_of(cell).resized(**dict.fromkeys(kinds_of(spec_of(cell)), FEW))
+    kernel = kernels.load("sdpa").attend
+    weights = models.build(spec, device, DTYPE, seed=0).state_dict()
+    found = {}
+    for name, dtype in (("exact", torch.float32), ("own", DTYPE), ("fused", DTYPE)):
+        transformer = models.build(spec, device, dtype, seed=0)
+        transformer.load_state_dict(weights)
+        router = router_of(short, dense(), device, kernel)
+        models.install(spec, transformer, router)
+        if name == "fused":
+            fuse.fuse(transformer, router, level=FULL, backend="eager" if device == "cpu" else "inductor")
+        inputs = models.example_inputs(spec, layout_of(short), device, DTYPE)
+        inputs = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
+        with torch.no_grad():
+            found[name] = transformer(**inputs, return_dict=False)[0]
+    errors = fuse.rounding(found["fused"], found["own"], found["exact"])
+    details: dict[str, Any] = {"units": {"fused_error": "", "own_error": ""}, "frames": short.frames}
+    if not fuse.equal_within_rounding(found["fused"], found["own"], found["exact"]):
+        reason = f"fused, it is {errors.found_error:.2e} from float32; plain, {errors.own_error:.2e}"
+        details |= {"status": "incorrect", "reason": reason}
+    return {"fused_error": errors.found_error, "own_error": errors.own_error}, details
+
+
+def _judged(error: float, layers: int) -> dict[str, Any]:
+    """Status of a fused transformer by how far its output is from the plain one's."""
+    limit = 2 * FUSED_ERROR * layers**0.5
+    facts: dict[str, Any] = {"fused_error_limit": limit, "units": {"fused_error": ""}}
+    if error > limit:
+        reason = f"the fused transformer's output differs by {error:.2e} of its norm; at most {limit:.2e} is rounding"
+        facts |= {"status": "incorrect", "reason": reason}
+    return facts
+
+
+def attention_calls(cell: SpeedCell, given: Callable[[], tuple], timer: Clock, device: str) -> Measured:
+    """Seconds of one layer's complete attention call, and of the permutations that a pass needs besides."""
+    check_device(device)
+    name, kernel = kernel_of(cell, device)
+    timings: dict[str, Timing] = {}
+    call = permute = 0.0
+    warmup = min(max(int(WARM_S / expected.layer_s(cell)), 1), expected.CALLS)
+    for number, (share, method) in enumerate(planning.methods_of(cell)):
+        q, k, v = given()
+        router = router_of(cell, method, device, kernel)
+        order = router.hoisted_order(q.shape[2], q.device)
+        router.hoisted = order is not None
+        router.step = cell.dense_steps
+        layer = min(cell.dense_layers, spec_of(cell).layers - 1)
+
+        def attend(router=router, layer=layer, q=q, k=k, v=v) -> torch.Tensor:
+            with torch.no_grad():
+                return router.attend(layer, q, k, v, unrotated)
+
+        found = timer.time(
+            attend,
+            warmup=warmup,
+            calls=expected.CALLS,
+            least=expected.LEAST,
+            within_s=expected.WITHIN_S,
+            what=cell.method,
+        )
+        timings[f"call_{number}" if cell.mixture else "call"] = found
+        call += share * found.median
+        if order is not None:
+            stream = torch.empty(1, len(order), spec_of(cell).width, dtype=DTYPE, device=device)
+            moved = timer.time(lambda s=stream, o=order: s[:, o], warmup=1, calls=5, what="permutation")
+            timings[f"permutation_{number}" if cell.mixture else "permutation"] = moved
+            permute += share * 2 * moved.median  # into the order, and back
+            del stream
+        del router, attend
+        clock.free(device)
+    values = {"call_s": call, "permute_s": permute}
+    return values, spread(timings) | {"kernel": name, "tokens": layout_of(cell).tokens}
+
+
+def unrotated(x: torch.Tensor) -> torch.Tensor:
+    """The identity, for queries and keys that come rotated: rotation is in the time outside attention."""
+    return x
+
+
+def dense() -> Method:
+    """Dense attention."""
+    from benchmark import registry
+
+    return registry.get("dense")
+
+
+def finished(planned: Mapping[str, Any], records: Path) -> bool:
+    """Whether every part of the stage has a record."""
+    cells = [from_settings(found["cell"]) for found in planned["cells"].values()]
+    paths = [records / cells[0].of_stage().path / f"{OUTSIDE}.json"]
+    paths += [records / cell.path / f"{ATTENTION}.json" for cell in cells]
+    return all(path.exists() for path in paths)

@@ -1,0 +1,368 @@
+"""Cells and lines of the speed tables, from speed records and from what the paper prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from benchmark.speed.cells import SpeedCell
+from paper_figures.entries import ROLES, paper_name, significant, without
+from paper_figures.published import Published
+from paper_figures.speed import (
+    DENSE,
+    LATENCY,
+    NOT_YET,
+    TRAINING,
+    WHOLE_RUN,
+    Record,
+    Speed,
+    prediction,
+    ratio,
+    verdict,
+)
+from paper_figures.tables import Block, Column, Entry, Group, Line
+
+PAPER, AUTHORS = "paper", "authors"
+TAG = "arXiv-2506.19852"
+FLAGS = {
+    "mixture": "A mixture of settings over heads and layers: times, density and PFLOP are means weighted by share.",
+    "equal_shares": "The shares of the mixture are not published; equal ones are assumed.",
+    "own_knobs": "The paper states no density here: the method's own knobs.",
+    "parts_unverified": "Put together from parts, and no whole step at this shape to hold them against.",
+    "outside_scaled": (
+        "The time outside attention did not fit; that of a shorter clip is scaled by its tokens, in proportion."
+    ),
+}
+"""What a flag of a record means."""
+
+NUMBERS = (
+    "Verdicts: reproduced within 8 % of the published number, else higher or lower, with the measured number over the "
+    "published one. Amdahl is the speed-up that Amdahl's law predicts from our own time outside attention and our own "
+    "dense attention, were a sparse call's time its density's share of the dense one's. Weights are random: speed does "
+    "not depend on them."
+)
+KERNEL = (
+    "Absolute times have no verdict, only their ratio to the published one: here all methods share one modern kernel "
+    "({kernel}), in the paper STA alone ran on FlashAttention-3 and all others on FlashAttention-2. So the published "
+    "speed-ups of STA hold the gain of its kernel too, and ours do not."
+)
+LATENCY_NOTE = (
+    "Seconds of all denoising steps on one GPU: dense steps x a dense step + the others x a sparse one. Text encoder "
+    "and VAE decoder are not in it."
+)
+
+
+def present(record: Record | None, name: str, show: Callable[[float], str], reason: str | None = None) -> Entry:
+    """A number of a record, or in words why there is none.
+
+    Args:
+        show: how the number is written.
+        reason: why a record that lies there does not count.
+    """
+    if record is None:
+        return Entry(
+            NOT_YET, None, None, "no record", reason or "", (f"{NOT_YET.capitalize()}: {reason}.",) * bool(reason)
+        )
+    if record["status"] != "passed":
+        if record["reason"].startswith(NOT_YET):
+            return Entry(NOT_YET, None, None, "no record", record["reason"])
+        return without(record["status"], record["reason"])
+    if name not in record["values"]:
+        return Entry(NOT_YET, None, None, "no record")
+    value = record["values"][name]
+    return Entry(show(value), value, None, "passed")
+
+
+def with_notes(entry: Entry, notes: Iterable[str]) -> Entry:
+    """The same cell with more sentences below the table."""
+    return replace(entry, notes=(*entry.notes, *notes))
+
+
+def decimals(digits: int) -> Callable[[float], str]:
+    """Writes a number with so many decimals."""
+    return lambda value: f"{value:.{digits}f}"
+
+
+def percent(digits: int = 1) -> Callable[[float], str]:
+    """Writes a share in %."""
+    return lambda value: f"{100 * value:.{digits}f}"
+
+
+def ratio_to(measured: Entry, published: float | None) -> Entry:
+    """A measured number over the published one; empty without either."""
+    if measured.value is None or not published:
+        return Entry(status=measured.status if measured.value is None else "")
+    found = ratio(measured.value, published)
+    return Entry(f"{found:.2f}", found, None, "passed")
+
+
+def judged(measured: Entry, published: float | None) -> Entry:
+    """The verdict on a measured number with its ratio to the published one; empty without either."""
+    if measured.value is None or not published:
+        return Entry(status=measured.status if measured.value is None else "")
+    word, found = verdict(measured.value, published), ratio(measured.value, published)
+    return Entry(f"{word} ({found:.2f})", found, None, word)
+
+
+def speedup(record: Record | None, cell: SpeedCell, reason: str | None = None) -> Entry:
+    """A speed-up over dense attention; dense attention itself is the reference."""
+    found = present(record, "speedup", decimals(2), reason)
+    if found.value is not None and cell.method == DENSE:
+        return Entry("reference", status="reference")
+    return found
+
+
+def predicted(record: Record | None, cell: SpeedCell, found: Callable[[Record], float | None] = prediction) -> Entry:
+    """The speed-up that Amdahl's law predicts; empty where there is no measured one to hold it against."""
+    if record is None or record["status"] != "passed":
+        return Entry(status="no record" if record is None else record["status"])
+    value = None if cell.method == DENSE else found(record)
+    return Entry() if value is None else Entry(f"{value:.2f}", value, None, "passed")
+
+
+def notes_of(record: Record | None, cell: SpeedCell) -> tuple[str, ...]:
+    """What the numbers of a line must be read with."""
+    if record is None or record["status"] != "passed":
+        return ()
+    values, details, said = record["values"], record["details"], []
+    for flag in details.get("flags", ()):
+        if cell.method == DENSE and flag == "own_knobs":
+            continue
+        if flag == "budget_missed":
+            budget, have = record["cell"]["budget"], values.get("density")
+            said.append(
+                f"A density of {budget:g} was asked for; {have:.3f} is the nearest that the method can be set to."
+            )
+        else:
+            said.append(FLAGS.get(flag, f"{flag.replace('_', ' ').capitalize()}."))
+    if cell.setting == AUTHORS:
+        parts = [f"{part['share']:.0%} {knobs(part['knobs'])}" for part in cell.mixture]
+        said.append(f"{title(cell)}, authors' setting: {'; '.join(parts) or knobs(record['cell']['knobs'])}.")
+    return tuple(dict.fromkeys(said))
+
+
+def source_note(record: Record | None) -> tuple[str, ...]:
+    """From what a latency was put together, where that is not whole steps."""
+    if record is None or record["status"] != "passed" or "parts" not in record["details"]["source"].values():
+        return ()
+    worst = record["values"].get("agreement_worst")
+    if worst is None:
+        return ()  # the flag parts_unverified says it
+    return (
+        "Put together from the time outside attention and the method's complete attention call; where whole steps were "
+        f"timed too, at the same shape, the two differ by at most {worst:.1%}.",
+    )
+
+
+def knobs(settings: Mapping[str, Any]) -> str:
+    """Knobs as words."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "nothing to set"
+
+
+def title(cell: SpeedCell) -> str:
+    """A method's title."""
+    from benchmark import registry
+
+    return registry.method_class(cell.method).title
+
+
+def label(cell: SpeedCell) -> str:
+    """A method as tables name it."""
+    role = ROLES.get(cell.method)
+    return f"{title(cell)} ({role})" if role else title(cell)
+
+
+def source(cell: SpeedCell, record: Record | None) -> str:
+    """Where a line's numbers are from: our measurement, and under which setting."""
+    if cell.setting == AUTHORS:
+        return "this run, authors' setting"
+    budget = cell.budget if record is None and settable(cell) else record and record["cell"]["budget"]
+    return "this run" if cell.method == DENSE or budget is None else "this run, paper's density"
+
+
+def settable(cell: SpeedCell) -> bool:
+    """Whether the method has a density to set at the cell's shape."""
+    from benchmark import models, registry
+    from benchmark.budget import has_budget
+
+    layout = models.get(cell.model).layout(cell.frames, cell.height, cell.width)
+    return has_budget(registry.get(cell.method), layout, cell.block)
+
+
+def beside(cell: SpeedCell, rows: Iterable[Published]) -> Published | None:
+    """The published row of a cell's model, method and frames; of two the tuned one, which has the other's numbers."""
+    found = [
+        row for row in rows if (row.model, row.method, row.frames) == (paper_name(cell.model), cell.method, cell.frames)
+    ]
+    return max(found, key=lambda row: row.tuning == "tuned", default=None)
+
+
+def published_line(row: Published, columns: Iterable[Column], shown: Mapping[str, str]) -> Line:
+    """What the paper prints for a cell.
+
+    Args:
+        shown: what stands in a column instead of the cell as printed.
+    """
+    entries, cells = {}, {}
+    gpus = int(row.text("gpus") or 1)
+    for column in columns:
+        text = row.text(column.published) if column.published else ""
+        notes = (row.notes[column.published],) if text and column.published in row.notes else ()
+        entries[column.key] = Entry(shown.get(column.key, text) if text else "", status="published", notes=notes)
+        if column.published:
+            cells[column.key] = text
+    words = ["published"] + [f"{gpus} GPUs"] * (gpus > 1) + ["tuned"] * (row.tuning == "tuned")
+    frames = (row.notes["frames"],) if "frames" in row.notes else ()
+    return Line(", ".join(words), entries, cells, TAG, frames)
+
+
+def facts(cell: SpeedCell, latency: Record | None, training: Record | None = None) -> dict[str, Any]:
+    """What the CSV file says of a cell besides numbers."""
+    names = ("model", "shape", "frames", "height", "width", "method", "setting", "steps", "dense_steps", "dense_layers")
+    told: dict[str, Any] = {name: getattr(cell, name) for name in names}
+    details = {} if latency is None else latency["details"]
+    told["title"] = title(cell)
+    told["role"] = ROLES.get(cell.method, "")
+    told["budget"] = "" if cell.budget is None else cell.budget
+    told["knobs"] = as_json(details.get("knobs"))
+    told["kernel"] = details.get("kernel") or ""
+    told["source_dense"] = details.get("source", {}).get("dense", "")
+    told["source_sparse"] = details.get("source", {}).get("sparse", "")
+    told["flags"] = " ".join(dict.fromkeys(chain(*(r["details"].get("flags", ()) for r in (latency, training) if r))))
+    told["quartiles"] = as_json(details.get("quartiles"))
+    told["samples"] = as_json(details.get("samples"))
+    return told
+
+
+def as_json(value: Any) -> str:
+    """Anything as a line of JSON; empty for nothing."""
+    return json.dumps(value, sort_keys=True) if value else ""
+
+
+def block(speed: Speed, cells: Sequence[SpeedCell], groups: Iterable[Group]) -> Block:
+    """The lines of a model at a shape, and in its heading how they were made."""
+    from benchmark import models
+
+    first = cells[0]
+    spec = models.get(first.model)
+    tokens = spec.layout(first.frames, first.height, first.width).tokens
+    name = f"{spec.paper_name}, {first.frames} frames of {first.height}x{first.width}"
+    layers = f"{first.dense_layers} dense layer" + "s" * (first.dense_layers != 1)
+    passes = "one pass" if first.passes == 1 else f"{first.passes} passes"
+    heading = (
+        f"{name}: {tokens:,} tokens, {first.steps} steps of which {first.dense_steps} dense, {layers}, {passes} a "
+        f"step, blocks of {first.block}"
+    )
+    return Block(heading, tuple(groups))
+
+
+def stage_note(speed: Speed, cell: SpeedCell) -> tuple[str, ...]:
+    """What was measured once for a stage: the time outside attention, and what stands around the transformer."""
+    values = speed.passed(cell, LATENCY)
+    said = []
+    if "outside_unfused_s" in values:
+        said.append(
+            f"outside attention a step takes {significant(values['outside_s'])} s fused and "
+            f"{significant(values['outside_unfused_s'])} s as diffusers runs it"
+        )
+    ends = {"text_encoder_s": "the text encoder", "vae_decoder_s": "the VAE decoder"}
+    ends = [f"{words} {significant(values[name])} s" for name, words in ends.items() if name in values]
+    said += [f"{' and '.join(ends)} are not in the latency"] * bool(ends)
+    return (f"{paper_name(cell.model)} {cell.frames}f: {'; '.join(said)}.",) if said else ()
+
+
+def remarks(speed: Speed, cells: Sequence[SpeedCell]) -> tuple[str, ...]:
+    """What must be said below every speed table: verdicts, kernels, the machine, and what was verified."""
+    records = [record for cell in cells for kind in (LATENCY, TRAINING) if (record := speed.record(cell, kind))]
+    passed = [record for record in records if record["status"] == "passed"]
+    names = sorted({record["details"]["kernel"] for record in passed if record["details"].get("kernel")})
+    said = [NUMBERS, KERNEL.format(kernel=" and ".join(names) or cells[0].kernel)]
+    said += [*whole_runs(speed), *audit(speed, cells)]
+    said.append(machine(list(speed.measured(cells)) or passed))
+    if speed.left_out:
+        said.append(f"Left out, since there is no such file in methods/: {', '.join(speed.left_out)}.")
+    return tuple(said)
+
+
+def whole_runs(speed: Speed) -> list[str]:
+    """How far generation times that are put together from steps are from whole runs."""
+    found = []
+    for cell in chain(*speed.stages.values()):
+        values = speed.passed(cell, WHOLE_RUN)
+        if values:
+            found.append(
+                f"{paper_name(cell.model)} {cell.frames}f {title(cell)} {significant(values['generation_whole_s'])} s, "
+                f"steps x medians {values['agreement']:+.1%} off it"
+            )
+    return [f"All {cell.steps} steps in one go: {'; '.join(found)}."] if found else []
+
+
+def audit(speed: Speed, cells: Sequence[SpeedCell]) -> list[str]:
+    """How far attention calls that were measured anew are from their records."""
+    records = speed.audits(cells)
+    if not records:
+        return []
+    agreed = [record["values"]["ratio"] for record in records if record["status"] == "passed"]
+    words = f"Audit: {len(records)} attention calls of these cells were measured anew, {len(agreed)} agree within 5 %"
+    if agreed:
+        words += f", the farthest by {max(abs(found - 1) for found in agreed):.1%}"
+    return [f"{words}."]
+
+
+def machine(records: Sequence[Record]) -> str:
+    """GPU, dates, clocks and packages of records.
+
+    Raises:
+        ValueError: they are from two models of GPU.
+    """
+    if not records:
+        return "No speed record has passed yet."
+    devices = [record["provenance"]["device"] for record in records]
+    names = sorted({device["name"] for device in devices if device.get("type") == "cuda"})
+    if len(names) > 1:
+        raise ValueError(f"speed records from {' and '.join(names)}: times of one GPU are needed in a table")
+    dates = sorted(record["provenance"]["date"][:10] for record in records)
+    drivers = sorted({str(device["driver"]) for device in devices if "driver" in device})
+    words = [f"Measured on {names[0] if names else 'no GPU'}"]
+    words += [f"driver {', '.join(drivers)}"] * bool(drivers)
+    words.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
+    states = list(chain(*(_states(record["details"].get("gpu") or {}) for record in records)))
+    for name, words_, unit in (
+        ("sm_clock_mhz", "SM clock", "MHz"),
+        ("temperature_c", "temperature", "°C"),
+        ("power_w", "power", "W"),
+    ):
+        values = [value for state in states for value in _range(state.get(name))]
+        if values:
+            words.append(f"{words_} {min(values):.0f} to {max(values):.0f} {unit}")
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        packages = record["provenance"]["packages"] | (record["details"].get("packages") or {})
+        for name in ("torch", "diffusers", "transformers", "flash-attn-4", "triton"):
+            if packages.get(name, "missing") != "missing":
+                versions.setdefault(name, set()).add(packages[name])
+    words += [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
+    commits = {record["provenance"]["code"] for record in records}
+    words += [f"{len(commits)} versions of the code"] * (len(commits) > 1)
+    return ", ".join(words) + "."
+
+
+def _states(found: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The GPU's states while something was timed, wherever they are; before and after it where none was seen."""
+    if "during" in found and found["during"].get("looks"):
+        yield found["during"]
+    elif found.keys() & {"before", "after"}:
+        yield from (found[name] for name in ("before", "after") if isinstance(found.get(name), Mapping))
+    else:
+        for below in found.values():
+            if isinstance(below, Mapping):
+                yield from _states(below)
+
+
+def _range(value: Any) -> list[float]:
+    if isinstance(value, (list, tuple)):
+        return [float(value[0]), float(value[-1])]
+    return [] if value is None or isinstance(value, str) else [float(value)]

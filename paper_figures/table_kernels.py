@@ -1,0 +1,142 @@
+"""Attention kernels at the paper's shapes: time, rate and error of every kernel under every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from paper_figures import speed_entries as entries
+from paper_figures.entries import paper_name, significant, without
+from paper_figures.speed import NOT_YET, Record, Speed
+from paper_figures.tables import Block, Column, Entry, Group, Line, Table, write
+
+READS = "speed"
+KINDS = {"forward": "Forward", "training": "Fwd + bwd", "complete": "Whole operator"}
+"""What is timed, by its name in records."""
+COMPLETE_NOTE = (
+    "All that the method does in a layer: permutations and the classification of heads too, but no rotation."
+)
+ERROR_NOTE = (
+    "Relative error of the output against float32 attention under the same mask, at sampled queries; the largest of "
+    "the gradients' too where they were checked. A kernel is allowed twice the error of PyTorch's own dense attention, "
+    "and has no time where it errs more."
+)
+PLANNING_NOTE = "Seconds on the device to make the mask and its block lists, and the most memory that takes."
+REMARK = (
+    "One process, random bf16 inputs, batch 1; medians. TFLOP/s count the executed query-key pairs only (a "
+    "multiply-add is two; the backward pass 2.5 times the forward pass). Of matmul: of a bf16 matrix product of 8192^3 "
+    "in the same process. Of dense: of the same kernel's TFLOP/s under dense attention. The paper has no such numbers."
+)
+
+
+def columns() -> tuple[Column, ...]:
+    """The columns, in the order of the table."""
+    found = [Column("density", "Density")]
+    for name, heading in KINDS.items():
+        note = COMPLETE_NOTE if name == "complete" else ""
+        found.append(Column(f"{name}_ms", heading, "ms", "lower", note))
+        if name != "complete":
+            found.append(Column(f"{name}_tflops", "TFLOP/s", "", "higher"))
+            found.append(Column(f"{name}_matmul_share", "of matmul", "%", "higher"))
+            found.append(Column(f"{name}_dense_share", "of dense", "%", "higher"))
+    found.append(Column("error", "Error", "", "lower", ERROR_NOTE))
+    found.append(Column("planning_s", "Planning", "s", "lower", PLANNING_NOTE))
+    found.append(Column("planning_mib", "Planning", "MiB", "lower"))
+    return tuple(found)
+
+
+def ours(entry: Mapping[str, Any], planning: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
+    """The line of a kernel under a method.
+
+    Args:
+        entry: one of a record's ``details.entries``.
+        planning: that record's ``details.planning``, by method.
+    """
+    found: dict[str, Entry] = {}
+    passed, values = entry["status"] == "passed", entry["values"]
+    for name in KINDS:
+        for key, of, show in (
+            (f"{name}_ms", f"{name}_s", lambda value: significant(1e3 * value)),
+            (f"{name}_tflops", f"{name}_tflops", entries.decimals(0)),
+            (f"{name}_matmul_share", f"{name}_matmul_share", entries.percent(1)),
+            (f"{name}_dense_share", f"{name}_dense_share", entries.percent(1)),
+        ):
+            if passed and of in values:
+                value = 1e3 * values[of] if key.endswith("_ms") else values[of]
+                found[key] = Entry(show(values[of]), value, None, "passed")
+    if not passed:
+        found["forward_ms"] = without(entry["status"], entry["reason"])
+        return found
+    if "density" in entry:
+        found["density"] = Entry(f"{entry['density']:.3f}", entry["density"], None, "passed")
+    if entry.get("errors"):
+        worst = max(entry["errors"].values())
+        found["error"] = Entry(f"{worst:.1e}", worst, None, "passed")
+    plan = planning.get(entry["method"])
+    if plan and plan.get("seconds") is not None:
+        seconds = plan["seconds"] + plan["lists_seconds"]
+        found["planning_s"] = Entry(f"{seconds:.3f}", seconds, None, "passed")
+        if plan.get("peak_mib") is not None:
+            most = max(plan["peak_mib"], plan["lists_peak_mib"])
+            found["planning_mib"] = Entry(f"{most:.0f}", most, None, "passed")
+    return found
+
+
+def block(record: Record) -> Block:
+    """The lines of a record: a shape of a model."""
+    cell = record["cell"]
+    heading = (
+        f"{paper_name(cell['model'])}, {cell['frames']} frames of {cell['height']}x{cell['width']}: {cell['tokens']:,} "
+        f"tokens, {cell['heads']} heads of {cell['head_dim']}, blocks of {cell['block']}"
+    )
+    told = {name: cell[name] for name in ("model", "frames", "height", "width", "tokens", "heads", "head_dim", "block")}
+    if record["status"] != "passed":
+        line = Line("all", {"forward_ms": without(record["status"], record["reason"])})
+        return Block(heading, (Group("All methods", line, facts=told | {"method": "", "kernel": ""}),))
+    details = record["details"]
+    planning = {plan["method"]: plan for plan in details["planning"]}
+    groups = []
+    for entry in details["entries"]:
+        facts = told | {"method": entry["method"], "kernel": entry["kernel"], "knobs": entries.as_json(entry["knobs"])}
+        facts["matmul_tflops"] = record["values"]["matmul_tflops"]
+        groups.append(Group(_label(entry), Line(_kernel(entry["kernel"]), ours(entry, planning)), facts=facts))
+    return Block(f"{heading}; matrix product {record['values']['matmul_tflops']:.0f} TFLOP/s", tuple(groups))
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    """A method's title, with the knobs that are not at their defaults."""
+    from benchmark import registry
+
+    name = entry["method"]
+    if name not in registry.names():
+        return name
+    defaults = registry.get(name).knobs()
+    changed = {key: value for key, value in entry["knobs"].items() if defaults.get(key) != value}
+    title = registry.method_class(name).title
+    return f"{title} ({entries.knobs(changed)})" if changed else title
+
+
+def _kernel(name: str) -> str:
+    return "its own operator" if name == "method" else name
+
+
+def table(speed: Speed) -> Table:
+    """The kernels that were measured, one block a shape.
+
+    Raises:
+        ValueError: a record is damaged, or the records are from two GPUs.
+    """
+    records = [record for record in speed.kernels() if record["provenance"]["device"].get("type") != "cpu"]
+    blocks = tuple(block(record) for record in records)
+    if not blocks:
+        line = Line("all", {"forward_ms": Entry(NOT_YET, status="no record")})
+        blocks = (Block("No shape", (Group("All methods", line, facts={"method": "", "kernel": ""}),)),)
+    said = (REMARK, entries.machine([record for record in records if record["status"] == "passed"]))
+    heads = ("Method", "Kernel")
+    return Table("table_kernels", "Kernels. Attention at the paper's shapes", columns(), blocks, said, heads)
+
+
+def make(speed: Speed, out: Path) -> list[Path]:
+    """Writes the table. Returns its files."""
+    return write(table(speed), out)

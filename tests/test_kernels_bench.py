@@ -1,0 +1,325 @@
+"""Times, exact attention of sampled queries, and the verb that holds kernels against it before it times them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import kernel_times, kernels, timing
+from benchmark.__main__ import main
+from benchmark.kernels import reference, sdpa
+from benchmark.masks import BlockMask
+from benchmark.records import read_record
+from benchmark.sampled_oracle import errors, exact, kernel_errors, own_errors, sample_rows
+
+SHAPE = ["--model", "testbed-nano", "--frames", "8", "--heads", "2", "--block", "64", "--device", "cpu"]
+SHAPE += ["--repeat", "2", "--warmup", "1", "--rows", "40"]
+
+WRONG = """
+from benchmark.kernels import sdpa
+
+SKIPS_BLOCKS = False
+
+
+def unavailable(device):
+    return None
+
+
+def skips(block):
+    return False
+
+
+def unsupported(block, dtype, head_dim):
+    return None
+
+
+def attend(q, k, v, mask, out=None):
+    result = sdpa.attend(q, k, v, mask, out)
+    {fault}
+    return result
+"""
+
+
+@pytest.fixture
+def add_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Drops a kernel with a fault among the others, until the test ends."""
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path)])
+    added = []
+
+    def add(name: str, fault: str) -> str:
+        (tmp_path / f"{name}.py").write_text(WRONG.replace("{fault}", fault))
+        added.append(f"benchmark.kernels.{name}")
+        return name
+
+    yield add
+    for module in added:
+        sys.modules.pop(module, None)
+
+
+def _run(tmp_path: Path, *words: str) -> dict:
+    path = tmp_path / "record.json"
+    assert main(["kernels_bench", *SHAPE, "--record", str(path), *words]) == 0
+    return read_record(path)
+
+
+def _entries(record: dict) -> dict[tuple[str, str], dict]:
+    return {(entry["method"], entry["kernel"]): entry for entry in record["details"]["entries"]}
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+
+def test_calls_are_timed_after_those_that_warm_up() -> None:
+    made = []
+
+    def call() -> None:
+        made.append(1)
+        time.sleep(0.01 if len(made) > 2 else 0.1)
+
+    samples = timing.time_calls(call, warmup=2, calls=3, device="cpu")
+    assert len(made) == 5 and len(samples) == 3
+    assert all(0.01 <= sample < 0.1 for sample in samples)
+    with pytest.raises(ValueError, match="2 warm-up and 0 timed calls"):
+        timing.time_calls(call, warmup=2, calls=0)
+
+
+def test_quartiles_are_those_of_numpy() -> None:
+    import numpy as np
+
+    for number in (1, 2, 3, 10, 11):
+        samples = [math.sin(n) for n in range(number)]
+        assert timing.quartiles(samples) == pytest.approx(np.quantile(samples, [0.25, 0.5, 0.75]))
+    with pytest.raises(ValueError, match="no samples"):
+        timing.quartiles([])
+
+
+def _answers(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, used_mib: int = 1600) -> None:
+    def ask(device: torch.device, query: str) -> str:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(timing, "_ask", ask)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 900 * 2**20)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((80000 - used_mib) * 2**20, 80000 * 2**20))
+
+
+def test_the_state_of_a_gpu_is_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    _answers(monkeypatch, "1980, 2619, 45, 612.50, 700.00, [N/A]\n")
+    assert timing.gpu_state("cuda") == {
+        "sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "temperature_c": 45,
+        "power_w": 612.5,
+        "power_limit_w": 700,
+    }
+    assert timing.gpu_state("cpu") == {}
+    _answers(monkeypatch, FileNotFoundError("no nvidia-smi"))
+    assert timing.gpu_state("cuda") == {"unread": "nvidia-smi: no nvidia-smi"}
+
+
+def test_other_processes_are_all_but_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.os, "getpid", lambda: 7)
+    _answers(monkeypatch, "7, 1000\n8, 30\n")
+    assert timing.other_processes("cuda") == [{"pid": 8, "memory_mib": 30}]
+    _answers(monkeypatch, "4007, 1000\n")  # this one, as the host numbers it
+    assert timing.other_processes("cuda") == []
+    _answers(monkeypatch, "4008, 30\n4007, 1000\n")
+    assert timing.other_processes("cuda") == [{"pid": 4008, "memory_mib": 30}]
+    _answers(monkeypatch, "")  # lists nobody, not even this process
+    assert timing.other_processes("cuda") == []
+    _answers(monkeypatch, "", used_mib=3600)
+    assert timing.other_processes("cuda") == [{"pid": None, "memory_mib": 2700}]
+    _answers(monkeypatch, subprocess.CalledProcessError(9, "nvidia-smi"))
+    assert timing.other_processes("cuda") is None
+    assert timing.other_processes("cpu") == []
+
+
+# --- exact attention of sampled queries ------------------------------------------------------------------------------
+
+
+def _inputs(tokens: int = 300, heads: int = 2) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.randn(3, 1, tokens, heads, 16, generator=torch.Generator().manual_seed(3)).bfloat16())
+
+
+def _mask(heads: int, tokens: int = 300, block: int = 64) -> BlockMask:
+    side = -(-tokens // block)
+    blocks = torch.rand(heads, side, side, generator=torch.Generator().manual_seed(4)) < 0.4
+    return BlockMask(blocks | torch.eye(side, dtype=torch.bool), block, tokens)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_sampled_queries_have_the_attention_and_the_gradients_of_the_oracle(heads: int) -> None:
+    q, k, v = _inputs()
+    mask, rows = _mask(heads), sample_rows(300, 25)
+    assert rows[0] == 0 and rows[-1] == 299 and len(rows) == 25 and rows.unique().equal(rows)
+    assert sample_rows(20, 25).tolist() == list(range(20))
+    dout = torch.randn(25, 2, 16, generator=torch.Generator().manual_seed(5))
+    found = exact(q, k, v, rows, mask, dout)
+    leaves = [x.float().requires_grad_() for x in (q, k, v)]
+    out = reference.attend_float32(*leaves, mask)
+    whole = torch.zeros_like(out).index_copy(1, rows, dout[None])
+    dq, dk, dv = torch.autograd.grad(out, leaves, whole)
+    expected = type(found)(out[0, rows], dq[0, rows], dk[0], dv[0])
+    assert all(error < 1e-5 for error in errors(found, expected).values())
+
+
+def test_a_fault_of_a_kernel_is_an_error_far_above_what_rounding_costs() -> None:
+    q, k, v = _inputs()
+    mask, rows = _mask(2), sample_rows(300, 40)
+    dout = torch.randn(40, 2, 16, generator=torch.Generator().manual_seed(5)).bfloat16()
+    allowed = own_errors(q, k, v, rows, dout)
+    assert set(allowed) == {"out", "dq", "dk", "dv"} and all(1e-4 < error < 1e-2 for error in allowed.values())
+    right = kernel_errors(sdpa.attend, q, k, v, mask, rows, dout)
+    assert all(right[name] <= 2 * allowed[name] for name in allowed)
+
+    def one_block_more(q, k, v, mask, out=None):
+        blocks = mask.blocks.clone()
+        blocks[1, 0, (~blocks[1, 0]).nonzero()[0, 0]] = True
+        return sdpa.attend(q, k, v, BlockMask(blocks, mask.block, mask.tokens), out)
+
+    def one_row_missing(q, k, v, mask, out=None):
+        result = sdpa.attend(q, k, v, mask, out)
+        result[0, 150, 1, 3] = float("nan")
+        return result
+
+    def no_gradient_of_values(q, k, v, mask, out=None):
+        return sdpa.attend(q, k, v.detach() + 0 * v, mask, out)
+
+    assert kernel_errors(one_block_more, q, k, v, mask, rows)["out"] > 10 * allowed["out"]
+    assert kernel_errors(one_row_missing, q, k, v, mask, rows) == {"out": math.inf}
+    wrong = kernel_errors(no_gradient_of_values, q, k, v, mask, rows, dout)
+    assert wrong["dv"] == pytest.approx(1) and wrong["dq"] <= 2 * allowed["dq"]
+
+
+# --- the verb ---------------------------------------------------------------------------------------------------------
+
+
+def test_kernels_are_checked_and_timed_under_every_method(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ("--methods", "radial,svg,sana", "--set", "radial.decay=0.5", "--kernels", "sdpa", "--backward")
+    record = _run(tmp_path, *words, "--complete")
+    assert record["kind"] == "kernels" and record["status"] == "passed"
+    assert record["cell"] == {
+        "model": "testbed-nano", "frames": 8, "height": 48, "width": 48, "text": 0, "block": 64, "heads": 2,
+        "head_dim": 32, "tokens": 512, "seed": 0,
+    }  # fmt: skip
+    assert record["provenance"]["device"]["type"] == "cpu" and record["values"]["matmul_tflops"] > 0
+    entries = _entries(record)
+    assert list(entries) == [("dense", "sdpa"), ("radial", "sdpa"), ("svg", "sdpa"), ("sana", "method")]
+    for (method, _), entry in entries.items():
+        values = entry["values"]
+        assert entry["status"] == "passed" and values["complete_s"] > 0
+        if method == "sana":
+            assert set(entry["values"]) == {
+                f"complete_{what}" for what in ("s", "low_s", "high_s", "tflops", "matmul_share")
+            }
+            continue
+        assert entry["errors"].keys() == {"out"} and entry["training"]["errors"].keys() == {"out", "dq", "dk", "dv"}
+        for checked in (entry, entry["training"]):
+            assert all(checked["errors"][name] <= checked["allowed"][name] for name in checked["errors"])
+        pairs = 512**2 * entry["density"]
+        assert entry["executed_pairs"] == pytest.approx(pairs)
+        for name, factor in (("forward", 1), ("training", 3.5)):
+            assert values[f"{name}_low_s"] <= values[f"{name}_s"] <= values[f"{name}_high_s"]
+            rate = factor * 4 * 2 * 32 * pairs / values[f"{name}_s"] / 1e12
+            assert values[f"{name}_tflops"] == pytest.approx(rate)
+            assert values[f"{name}_matmul_share"] == pytest.approx(rate / record["values"]["matmul_tflops"])
+            dense = entries["dense", "sdpa"]["values"][f"{name}_tflops"]
+            assert values[f"{name}_dense_share"] == pytest.approx(rate / dense)
+    assert entries["dense", "sdpa"]["values"]["forward_dense_share"] == 1
+    assert entries["radial", "sdpa"]["density"] < 1 and entries["radial", "sdpa"]["knobs"]["decay"] == 0.5
+    assert [plan["method"] for plan in record["details"]["planning"]] == ["dense", "radial", "svg"]
+    printed = capsys.readouterr().out
+    assert "TFLOP/s" in printed and printed.count("training") == 3
+
+
+def test_a_wrong_kernel_gets_no_time(tmp_path: Path, add_kernel, capsys: pytest.CaptureFixture) -> None:
+    add_kernel("off", "result[:, :64] *= 1.05")
+    add_kernel("lazy", "result[:, -1] = float('nan')")
+    add_kernel("broken", "raise RuntimeError('it broke')")
+    add_kernel("greedy", "import torch; raise torch.OutOfMemoryError('too much')")
+    entries = _entries(_run(tmp_path, "--methods", "dense", "--kernels", "off,lazy,broken,greedy,flash4,sdpa"))
+    statuses = {name: entry["status"] for (_, name), entry in entries.items()}
+    assert statuses == {
+        "off": "incorrect", "lazy": "incorrect", "broken": "error", "greedy": "out_of_memory",
+        "flash4": "unsupported", "sdpa": "passed",
+    }  # fmt: skip
+    for (_, name), entry in entries.items():
+        assert bool(entry["values"]) == (name == "sdpa")
+        assert bool(entry["reason"]) == (name != "sdpa")
+    assert "relative error against float32: out " in entries["dense", "off"]["reason"]
+    assert "flash-attn-4 runs on NVIDIA GPUs only" in capsys.readouterr().out
+
+
+def test_a_wrong_gradient_gets_no_training_time(tmp_path: Path, add_kernel) -> None:
+    add_kernel("stuck", "result = result + 0.1 * (v - v.detach())")
+    add_kernel("forward_only", "assert not q.requires_grad, 'no gradients'")
+    words = ("--methods", "dense", "--kernels", "stuck,forward_only,sdpa", "--backward")
+    entries = _entries(_run(tmp_path, *words))
+    statuses = {name: entry["training"]["status"] for (_, name), entry in entries.items()}
+    assert statuses == {"stuck": "incorrect", "forward_only": "error", "sdpa": "passed"}
+    for (_, name), entry in entries.items():
+        assert entry["status"] == "passed" and entry["values"]["forward_s"] > 0
+        assert ("training_s" in entry["values"]) == (name == "sdpa")
+    assert ": dv " in entries["dense", "stuck"]["training"]["reason"]
+
+
+def test_another_process_voids_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: [{"pid": 9, "memory_mib": 10}])
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    assert record["status"] == "error" and "'pid': 9" in record["reason"]
+    assert not record["values"] and "entries" not in record["details"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_machine_without_a_gpu_gets_a_record_that_says_so(tmp_path: Path) -> None:
+    record = _run(tmp_path, "--device", "cuda")
+    assert (record["status"], record["reason"]) == ("unsupported", "PyTorch finds no CUDA GPU")
+
+
+def test_what_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "record.json"
+    for words, line in (
+        (["--kernels", "sdpb"], "kernel 'sdpb' is unknown: did you mean 'sdpa'"),
+        (["--kernels", "flash4:column4"], "kernel 'flash4:column4' is unknown: did you mean 'columns4'"),
+        (["--methods", "radiall"], "radiall"),
+        (["--methods", "radial", "--set", "decay=1"], "--set decay=1: METHOD.KNOB=VALUE is needed"),
+        (["--repeat", "0"], "repeat=0: at least 1 is needed"),
+        (["--limit-s", "0"], "limit-s=0: more than 0 seconds are needed"),
+    ):
+        assert main(["kernels_bench", *SHAPE, "--record", str(path), *words]) == 2
+        assert line in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_a_variant_is_tried_where_it_differs(tmp_path: Path) -> None:
+    record = _run(tmp_path, "--methods", "radial", "--kernels", "flash4", "--tune")
+    names = {method: [] for method in ("dense", "radial")}
+    for entry in record["details"]["entries"]:
+        names[entry["method"]].append(entry["kernel"])
+    assert names == {
+        "dense": ["flash4"],
+        "radial": ["flash4", "flash4:descending", "flash4:columns4", "flash4:columns5", "flash4:columns6"],
+    }
+    assert json.dumps(record["details"]["options"]["tune"]) == "true"
+
+
+def test_what_the_time_does_not_reach_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert not kernel_times._over(None) and not kernel_times._over(time.monotonic() + 60)
+    assert kernel_times._over(time.monotonic() - 1)
+    looks = iter([False, False])  # before the mask of dense attention is planned, and before its first kernel
+    monkeypatch.setattr(kernel_times, "_over", lambda end: end is not None and next(looks, True))
+    record = _run(tmp_path, "--methods", "radial,sana", "--kernels", "reference,sdpa", "--limit-s", "60")
+    assert record["status"] == "passed" and list(_entries(record)) == [("dense", "reference")]
+    left_out = [(entry["method"], entry["kernel"]) for entry in record["details"]["left_out"]]
+    assert left_out == [("dense", "sdpa"), ("radial", "reference"), ("radial", "sdpa"), ("sana", "method")]
+    assert "left out, since the time was over: dense sdpa, radial reference" in capsys.readouterr().out

@@ -1,0 +1,243 @@
+"""Times at the paper's shapes: the same code at a tiny size on the CPU, what fails, and what is put together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from benchmark import latency
+from benchmark.records import make_record, read_record, write_json
+from benchmark.speed import assemble, clock, planning, settings, steps
+from benchmark.speed.cells import SpeedCell, from_settings
+from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
+
+STAGE = "wan2.1-14b/tiny"
+RESIZED = "num_layers=3,num_attention_heads=2,attention_head_dim=16,text_dim=16,freq_dim=16,ffn_dim=32"
+TINY = {
+    "experiment": "tiny",
+    "speed": {
+        "kernel": "auto",
+        "block": 16,
+        "lora": {"rank": 2},
+        "stages": {
+            STAGE: {
+                "shape": [9, 64, 64],
+                "schedule": {"steps": 3, "dense_steps": 1, "dense_layers": 1},
+                "methods": ["dense", "radial", "sta"],
+                "density": 0.5,
+                "whole": ["radial/paper"],
+                "training": ["radial/paper"],
+                "training_whole": True,
+                "run": "radial/paper",
+                "authors": {
+                    "sta": {
+                        "mixture": [
+                            {"share": 0.5, "knobs": {"tile": "1x2x2", "window": "1x1x2"}},
+                            {"share": 0.5, "knobs": {"tile": "1x2x2", "window": "2x1x1"}},
+                        ]
+                    }
+                },
+            }
+        },
+    },
+}
+MEASURED = ["plan", "parts", "whole", "training", "run", "assemble"]
+
+
+def command(folder, *words: str) -> int:
+    """The verb, as a trial on the CPU."""
+    from benchmark.__main__ import main
+
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    asked = ["latency", "--config", str(path), "--stage", STAGE, "--out", str(folder / "records"), "--device", "cpu"]
+    return main(["--quiet", *asked, "--resized", RESIZED, *words])
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The records of a tiny stage."""
+    folder = tmp_path_factory.mktemp("latency")
+    torch.set_num_threads(1)
+    parts = [word for part in MEASURED for word in ("--part", part)]
+    assert command(folder, *parts, "--summary", str(folder / "summary.json")) == 0
+    return folder
+
+
+def record(folder, name: str) -> dict:
+    return read_record(folder / "records" / STAGE / f"{name}.json")
+
+
+def test_every_cell_has_its_records_and_all_are_of_a_trial(measured):
+    found = {path.name for path in (measured / "records" / STAGE).glob("*/*/*.json")}
+    assert found == {f"{kind}.json" for kind in (
+        "attention", "latency", "step", "lora", "lora_step", "training", "whole_run")}  # fmt: skip
+    for path in (measured / "records" / STAGE).rglob("*.json"):
+        if path.name != planning.FILE:
+            held = read_record(path)
+            assert held["cell"]["trial"]["device"] == "cpu"
+            assert held["status"] in ("passed", "incorrect")  # the CPU's times scatter by more than what is allowed
+    assert json.loads((measured / "summary.json").read_text())["stage"] == STAGE
+
+
+def test_a_mixture_is_timed_by_its_settings(measured):
+    held = record(measured, "sta/authors/attention")
+    medians = [held["details"]["quartiles"][f"call_{n}"][1] for n in range(2)]
+    assert held["values"]["call_s"] == pytest.approx(sum(medians) / 2)
+    assert held["values"]["permute_s"] > 0  # the model puts the tokens into tile order once a pass
+
+
+def test_the_fused_model_does_the_same(measured):
+    held = record(measured, "outside")
+    assert held["values"]["fused_error"] < held["details"]["fused_error_limit"]
+    assert held["details"]["samples"] == {"pass": 5, "pass_unfused": 3}
+
+
+def test_a_job_goes_on_after_the_last_record(measured, capsys):
+    before = record(measured, "outside")["provenance"]["date"], record(measured, "dense/paper/attention")["seal"]
+    (measured / "records" / STAGE / "sta" / "paper" / "attention.json").unlink()
+    assert command(measured, "--part", "parts") == 0
+    assert (measured / "records" / STAGE / "sta" / "paper" / "attention.json").exists()
+    after = record(measured, "outside")["provenance"]["date"], record(measured, "dense/paper/attention")["seal"]
+    assert after == before
+
+
+def test_a_job_without_time_says_that_it_is_not_done(tmp_path):
+    assert command(tmp_path, "--part", "parts", "--limit-s", "0.001", "--summary", str(tmp_path / "s.json")) == 75
+    assert not (tmp_path / "s.json").exists()
+    assert not list(tmp_path.rglob("attention.json"))
+
+
+def test_trials_are_not_published(measured):
+    with pytest.raises(ValueError, match="trials are not published"):
+        latency.publish(measured / "records")
+
+
+def test_without_a_gpu_there_are_records_that_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stage = settings.stages(TINY)[STAGE]
+    small = replace(stage, cells=tuple(replace(cell, budget=None) for cell in stage.cells[:1]))
+    small = replace(small, whole=(), training=(), run=None)
+    done = latency.measure(small, ["parts", "assemble"], tmp_path, Clock("cuda"), "cuda")
+    assert done == {"parts": True, "assemble": True}
+    for name in ("outside", "dense/paper/attention", "dense/paper/latency"):
+        held = read_record(tmp_path / STAGE / f"{name}.json")
+        assert held["status"] == "unsupported" and "no CUDA GPU" in held["reason"] and not held["values"]
+
+
+CELL = SpeedCell("tiny", "wan2.1-14b", "tiny", 9, 64, 64, "radial", "paper", steps=10, dense_steps=2, dense_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "out of memory"),
+        (clock.Unsupported("flash4: no Hopper GPU"), "unsupported", "flash4: no Hopper GPU"),
+        (Disturbed("another process was on the GPU: 7"), "error", "another process was on the GPU: 7"),
+        (RuntimeError("illegal memory access"), "error", "RuntimeError: illegal memory access"),
+    ],
+)
+def test_what_fails_is_a_record_with_a_reason_and_no_numbers(tmp_path, monkeypatch, error, status, words):
+    def fails():
+        raise error
+
+    clock.record("attention", CELL, tmp_path / "a.json", "cpu", fails)
+    held = read_record(tmp_path / "a.json")
+    assert (held["status"], held["values"]) == (status, {}) and words in held["reason"]
+    # Only what somebody else spoiled is measured again the next time, until code or device are others.
+    again = clock.done(tmp_path / "a.json", CELL, "cpu") is None
+    assert again == isinstance(error, Disturbed)
+    monkeypatch.setattr(clock, "code_hash", lambda: "another")
+    assert clock.done(tmp_path / "a.json", CELL, "cpu") is None
+
+
+def test_another_process_on_the_gpu_voids_what_was_timed(monkeypatch):
+    others = iter([[], [{"pid": 7, "memory_mib": 100}]])
+    monkeypatch.setattr(clock.timing, "other_processes", lambda device: next(others))
+    with pytest.raises(Disturbed, match="7 .100 MiB."):
+        Clock("cpu").time(lambda: None, calls=1)
+
+
+def test_long_calls_are_timed_less_often():
+    timer = Clock("cpu")
+    assert len(timer.time(lambda: None, calls=10).samples) == 10
+    slow = timer.time(lambda: torch.rand(400, 400) @ torch.rand(400, 400), warmup=0, calls=10, least=3, within_s=1e-9)
+    assert len(slow.samples) == 3
+    with pytest.raises(OutOfTime, match="a step"):
+        Clock("cpu", limit_s=0.0).reserve(1.0, "a step")
+
+
+def of(kind: str, values: dict, cell: SpeedCell = CELL, **details) -> dict:
+    """A record as it is read back."""
+    return {**make_record(kind, cell, "passed", values, details=details), "seal": "0" * 64}
+
+
+FACTS = {"density": 0.25, "block_sparsity": 0.75, "pflop": 1.0, "pflop_dense": 2.0, "mask_hash": "ab", "flags": []}
+
+
+def put_together(whole=None, dense_whole=None, worst=None, outside=2.0):
+    dense = {"attention": of("attention", {"call_s": 1.0, "permute_s": 0.0}), "step": dense_whole}
+    own = {"attention": of("attention", {"call_s": 0.25, "permute_s": 0.5}), "step": whole}
+    empty = {"lora": None, "lora_step": None}
+    shared = {"outside": of("outside", {"outside_s": outside, "outside_unfused_s": 3.0, "fused_error": 0.0})}
+    shared |= {"lora_outside": None, "text_encoder": None, "vae_decoder": None}
+    cell = replace(CELL, passes=2)
+    return assemble.latency(cell, FACTS, own | empty, dense | empty, shared, worst)
+
+
+def test_latency_is_put_together_from_parts():
+    held = put_together(worst=0.01)
+    values = held["values"]
+    layers = assemble.layers_of(CELL)
+    assert values["step_dense_s"] == 2 + 2 * layers
+    assert values["step_sparse_s"] == 2 + 2 * (0.5 + 1 + (layers - 1) * 0.25)
+    assert values["generation_s"] == 2 * values["step_dense_s"] + 8 * values["step_sparse_s"]
+    assert values["speedup"] == pytest.approx(10 * values["step_dense_s"] / values["generation_s"])
+    # Amdahl's law knows nothing of the permutation, which takes 1 s of each sparse step.
+    assert values["speedup_amdahl"] == pytest.approx(10 * values["step_dense_s"] / (values["generation_s"] - 8))
+    assert held["details"]["source"] == {"dense": "parts", "sparse": "parts"}
+
+
+def test_whole_steps_go_before_parts():
+    whole, dense_whole = of("step", {"step_s": 30.0}), of("step", {"step_s": 80.0})
+    held = put_together(whole, dense_whole, worst=0.5)
+    assert held["status"] == "passed"
+    assert (held["values"]["step_sparse_s"], held["values"]["step_dense_s"]) == (30.0, 80.0)
+    assert held["values"]["agreement"] == pytest.approx(held["values"]["step_sparse_parts_s"] / 30 - 1)
+
+
+def test_parts_that_disagree_with_whole_steps_are_incorrect():
+    held = put_together(worst=0.031)
+    assert held["status"] == "incorrect" and "3.1%" in held["reason"] and not held["values"]
+
+
+def test_what_is_missing_is_said():
+    empty = dict.fromkeys(("attention", "step", "lora", "lora_step"))
+    shared = dict.fromkeys(("outside", "lora_outside", "text_encoder", "vae_decoder"))
+    held = assemble.latency(CELL, FACTS, empty, empty, shared, None)
+    assert held["status"] == "error" and "not measured yet" in held["reason"]
+
+
+def test_a_whole_run_that_disagrees_is_incorrect(monkeypatch):
+    class Held:
+        def step(self, number):
+            return number
+
+    class Timer:
+        def time(self, function, **kwargs):
+            return Timing([{0: 2.0, 2: 1.0}.get(function, 13.0)] if not callable(function) else [13.0])
+
+    monkeypatch.setattr(steps, "_network", lambda *_: (Held(), "sdpa"))
+    values, details = steps.whole_run(CELL, Timer(), "cpu")
+    assert values["generation_steps_s"] == 2 * 2.0 + 8 * 1.0
+    assert details["status"] == "incorrect" and "-7.7%" in details["reason"]
+
+
+def test_cells_come_back_from_records(tmp_path):
+    cell = replace(CELL, mixture=({"share": 1.0, "knobs": {"window": "1x1x1"}},), trial={"device": "cpu"})
+    write_json(tmp_path / "r.json", make_record("attention", cell, "passed", {"call_s": 1.0}))
+    assert from_settings(read_record(tmp_path / "r.json")["cell"]) == cell

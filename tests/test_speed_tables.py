@@ -1,0 +1,319 @@
+"""Tables and figures of speed: verdicts, Amdahl's law, and what stands where there is no number."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from benchmark.records import make_record, write_json
+from benchmark.speed import settings
+from benchmark.speed.cells import SpeedCell
+from paper_figures import figure2, figure_speedup, table1_speed, table2_speed, table_kernels
+from paper_figures.__main__ import main
+from paper_figures.speed import NOT_YET, Speed, amdahl, fit_power, ratio, verdict
+from paper_figures.tables import to_csv, to_latex, to_markdown, write
+
+CONFIG = """
+experiment: trial
+speed:
+  kernel: flash4
+  block: 128
+  lora: {rank: 128}
+  stages:
+    hunyuanvideo/table1:
+      shape: [117, 768, 1280]
+      schedule: {steps: 50, dense_steps: 10, dense_layers: 0}
+      methods: [dense, sta, radial, sana]
+      density: 0.32
+      authors: {radial: {decay: 0.95, sink: false}}
+    hunyuanvideo/2x:
+      shape: [253, 720, 1280]
+      schedule: {steps: 50, dense_steps: 2, dense_layers: 2}
+      methods: [dense, radial]
+      density: 0.192
+      training: [radial/paper]
+    hunyuanvideo/4x:
+      shape: [509, 720, 1280]
+      schedule: {steps: 50, dense_steps: 2, dense_layers: 2}
+      methods: [dense, radial]
+      density: 0.117
+      training: [radial/paper]
+"""
+DEVICE = {"type": "cuda", "name": "Some GPU", "driver": "1.2"}
+STATE = {"before": {"sm_clock_mhz": 1980.0}, "during": {"looks": 0}, "after": {"sm_clock_mhz": 1410.0}}
+OUTSIDE, ATTENTION = 4.0, 16.0
+
+
+@pytest.fixture
+def speed(tmp_path):
+    """An experiment of two models' worth of stages, without records."""
+    path = tmp_path / "speed.yaml"
+    path.write_text(CONFIG)
+    return Speed(tmp_path / "results", path)
+
+
+def put(speed: Speed, kind: str, cell: SpeedCell, status: str = "passed", values=None, reason=None, **changes):
+    """Writes a record into its place."""
+    details = {"source": {"dense": "whole", "sparse": "parts"}, "flags": [], "knobs": cell.knobs, "kernel": "flash4"}
+    details |= {"layers": 60, "tokens": cell.frames * 900, "gpu": {"own_attention": STATE}, "quartiles": {}}
+    details |= changes.pop("details", {})
+    device = changes.pop("device", DEVICE)
+    record = make_record(kind, cell, status, values, reason=reason, details=details, device=device)
+    write_json(speed.folder / "records" / cell.path / f"{kind}.json", record)
+
+
+def latency(density: float, seconds: float, dense: float = 1000.0, **more: float) -> dict[str, float]:
+    """Numbers of a latency record: a dense step of 4 s outside attention and 16 s in it."""
+    values = {"generation_s": seconds, "generation_dense_s": dense, "speedup": dense / seconds, "density": density}
+    values |= {"pflop": 570.0 * density, "block_sparsity": 1 - density, "step_dense_s": 20.0, "step_sparse_s": 8.0}
+    values |= {"outside_s": OUTSIDE, "outside_unfused_s": 7.0, "step_dense_parts_s": OUTSIDE + ATTENTION}
+    return (
+        values | {"attention_call_dense_s": 0.25, "attention_call_s": 0.25 * density, "agreement_worst": 0.011} | more
+    )
+
+
+def training(seconds: float) -> dict[str, float]:
+    """Numbers of a tuning record."""
+    return {"step_s": seconds, "step_dense_s": 1200.0, "speedup": 1200 / seconds, "outside_s": 100.0, "density": 0.1}
+
+
+def cells(speed: Speed, stage: str) -> dict[str, SpeedCell]:
+    """The cells of a stage, by method/setting."""
+    return {settings.key_of(cell): cell for cell in speed.stages[stage]}
+
+
+def filled(speed: Speed) -> Speed:
+    """Records of all that the stages have, one of every kind of failure among them."""
+    one = cells(speed, "hunyuanvideo/table1")
+    put(speed, "latency", one["dense/paper"], values=latency(1.0, 1000.0, text_encoder_s=0.1, vae_decoder_s=14.2))
+    flags = {"flags": ["budget_missed"]}
+    put(speed, "latency", one["sta/paper"], values=latency(0.4, 500.0), details=flags)
+    put(speed, "latency", one["radial/paper"], "incorrect", reason="parts differ from whole steps by 4 %")
+    put(speed, "latency", one["radial/authors"], values=latency(0.25, 520.0))
+    put(speed, "latency", one["sana/paper"], "out_of_memory", reason="2 GiB were free")
+    for stage, seconds in (("2x", 1500.0), ("4x", 2800.0)):
+        long = cells(speed, f"hunyuanvideo/{stage}")
+        for key, density, own, step in (
+            ("dense/paper", 1.0, 4 * seconds, 1200.0),
+            ("radial/paper", 0.1, seconds, 240.0),
+        ):
+            put(speed, "latency", long[key], values=latency(density, own, 4 * seconds))
+            put(speed, "training", long[key], values=training(step), details={"flags": ["outside_scaled"]})
+    return speed
+
+
+def groups(table) -> dict[tuple[str, str, str], tuple]:
+    """Our entries and the published ones, by shape, method and setting."""
+    found = {}
+    for group in (group for block in table.blocks for group in block.groups):
+        key = tuple(group.facts[name] for name in ("shape", "method", "setting"))
+        found[key] = (group.ours.entries, group.published[0].entries if group.published else {})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("measured", "word"),
+    [(108.0, "reproduced"), (108.1, "higher"), (92.0, "reproduced"), (91.9, "lower"), (100.0, "reproduced")],
+)
+def test_a_verdict_turns_at_8_percent(measured, word):
+    assert verdict(measured, 100.0) == word
+    assert verdict(measured / 1000, 0.1) == word
+
+
+def test_amdahl_as_counted_by_hand():
+    # Dense steps of 20 s, sparse ones of 4 + 16 / 4 = 8 s: 1000 s become 10 * 20 + 40 * 8 = 520 s.
+    assert amdahl(4, 16, 0.25, steps=50, dense_steps=10) == pytest.approx(1000 / 520)
+    # Half of the layers dense: 4 + 8 + 8 / 4 = 14 s.
+    assert amdahl(4, 16, 0.25, layers=4, dense_layers=2) == pytest.approx(20 / 14)
+    assert amdahl(4, 16, 0.0) == pytest.approx(5.0)
+    assert amdahl(4, 16, 1.0, steps=50, dense_steps=10) == 1.0
+    wrong = {"outside": "from 0 on", "density": "from 0 on", "dense_steps": "1 steps", "dense_layers": "1 layers"}
+    for name, words in wrong.items():
+        with pytest.raises(ValueError, match=words):
+            amdahl(**({"outside": 4, "attention": 16, "density": 0.5} | {name: -0.1 if "from" in words else 2}))
+
+
+def test_a_ratio_needs_two_numbers_above_0():
+    assert ratio(3.0, 4.0) == 0.75
+    with pytest.raises(ValueError, match="above 0"):
+        verdict(1.0, 0.0)
+
+
+def test_a_power_is_found():
+    exponent, factor = fit_power([1.0, 2.0, 5.0], [3.0, 12.0, 75.0])
+    assert (exponent, factor) == (pytest.approx(2.0), pytest.approx(3.0))
+    with pytest.raises(ValueError, match="at least 2"):
+        fit_power([2.0, 2.0], [1.0, 3.0])
+
+
+def test_without_records_every_cell_is_not_measured_yet(speed, tmp_path):
+    for module in (table1_speed, table2_speed, table_kernels):
+        table = module.table(speed)
+        for entry in (e for block in table.blocks for group in block.groups for e in group.ours.entries.values()):
+            assert entry.value is None and entry.text in (NOT_YET, "")
+        assert NOT_YET in to_markdown(table) and NOT_YET in to_latex(table)
+        assert "No speed record has passed yet." in table.remarks
+    found = groups(table1_speed.table(speed))
+    assert found["table1", "radial", "authors"][0]["latency_s"].status == "no record"
+    assert found["table1", "radial", "paper"][1]["speedup"].text == "1.88"
+
+
+def test_numbers_stand_beside_the_published_ones(speed):
+    found = groups(table1_speed.table(filled(speed)))
+    ours, paper = found["table1", "radial", "authors"]
+    assert (ours["latency_s"].value, paper["latency_s"].text) == (520.0, "876")
+    assert ours["latency_ratio"].text == "0.59"  # 520 / 876
+    assert ours["speedup"].text == "1.92" and ours["speedup_verdict"].text == "reproduced (1.02)"  # published 1.88
+    assert ours["speedup_amdahl"].value == pytest.approx(1000 / 520)
+    assert ours["pflop_verdict"].status == "lower"  # 142.5 against 339
+    sta = found["table1", "sta", "paper"][0]
+    assert sta["speedup_verdict"].text == "lower (0.87)" and sta["latency_s"].notes  # 2.00 against 2.29; from parts
+    dense, paper = found["table1", "dense", "paper"]
+    assert dense["speedup"].text == "reference" and dense["speedup_verdict"].text == ""
+    assert dense["pflop_verdict"].text == "reproduced (0.93)" and "569.9" in paper["pflop"].notes[0]
+    assert "latency_verdict" not in ours
+
+
+def test_a_long_clip_is_compared_in_gpu_seconds(speed):
+    found = groups(table2_speed.table(filled(speed)))
+    ours, paper = found["4x", "radial", "paper"]
+    assert paper["latency_s"].text == "6248 (8 × 781)"
+    assert ours["latency_ratio"].value == pytest.approx(2800 / 6248)
+    assert ours["speedup_verdict"].text == "reproduced (1.08)"  # 4.00 against 3.71
+    assert ours["training_gpu_h"].value == pytest.approx(240 * 1200 / 3600)
+    assert ours["training_ratio"].value == pytest.approx(80 / (8 * 21.4))
+    assert ours["training_verdict"].status == "higher"  # 5.00 against 4.37
+    # 100 s outside and 1100 s in 60 layers, of which 2 are dense: (2 + 58 x 0.1) / 60 of it stay.
+    assert ours["training_amdahl"].value == pytest.approx(1200 / (100 + 1100 * 7.8 / 60))
+    assert ours["sparsity_pct"].text == "90.0" and ours["sparsity_verdict"].status == "lower"  # 0.100 against 0.117
+    rows = list(csv.DictReader(to_csv(table2_speed.table(speed)).splitlines()))
+    row = next(row for row in rows if (row["shape"], row["method"]) == ("4x", "radial"))
+    assert row["latency_s_published_arXiv-2506.19852"] == "781" and row["published_gpus"] == "8"
+    assert float(row["latency_s"]) == 2800.0 and row["speedup_verdict_status"] == "reproduced"
+
+
+def test_no_number_without_passed(speed):
+    table = table1_speed.table(filled(speed))
+    found = groups(table)
+    for method, setting, word in (("radial", "paper", "incorrect"), ("sana", "paper", "out of memory")):
+        entries = found["table1", method, setting][0]
+        assert all(entry.value is None for entry in entries.values())
+        assert entries["latency_s"].text == entries["speedup"].text == word
+    text = to_markdown(table)
+    assert "Parts differ from whole steps by 4 %." in text and "2 GiB were free." in text
+    assert "A density of 0.32 was asked for; 0.400 is the nearest" in text
+    assert "text encoder 0.100 s and the VAE decoder 14.2 s" in text
+    assert "the two differ by at most 1.1%" in text and "(flash4), in the paper STA alone" in text
+    assert "Measured on Some GPU, driver 1.2" in text and "SM clock 1410 to 1980 MHz" in text
+
+
+def test_a_record_of_other_settings_or_of_a_trial_does_not_count(speed):
+    cell = cells(speed, "hunyuanvideo/table1")["radial/authors"]
+    for change, words in (({"dense_steps": 3}, "dense_steps=3"), ({"trial": {"num_layers": 2}}, "a trial")):
+        put(speed, "latency", SpeedCell(**(cell.settings() | change)), values=latency(0.25, 520.0))
+        fresh = Speed(speed.folder, speed.config)
+        entry = groups(table1_speed.table(fresh))["table1", "radial", "authors"][0]["latency_s"]
+        assert entry.text == NOT_YET and words in entry.reason
+
+
+def test_a_changed_record_is_refused(speed, capsys):
+    cell = cells(speed, "hunyuanvideo/table1")["dense/paper"]
+    put(speed, "latency", cell, values=latency(1.0, 1000.0))
+    path = speed.folder / "records" / cell.path / "latency.json"
+    path.write_text(path.read_text().replace("1000.0", "900.0"))
+    words = ["--speed-folder", str(speed.folder), "--speed-config", str(speed.config), "--out", str(speed.folder)]
+    assert main(["table1_speed", *words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "seal" in said and "\n" not in said
+
+
+def test_two_gpus_are_refused(speed):
+    found = cells(filled(speed), "hunyuanvideo/table1")
+    put(speed, "latency", found["sta/paper"], values=latency(0.4, 500.0), device=DEVICE | {"name": "Another GPU"})
+    with pytest.raises(ValueError, match="Another GPU and Some GPU"):
+        table1_speed.table(Speed(speed.folder, speed.config))
+
+
+def test_a_method_without_a_file_is_left_out_and_said_so(tmp_path):
+    path = tmp_path / "speed.yaml"
+    path.write_text(CONFIG.replace("[dense, sta,", "[dense, gone,").replace("[radial/paper]", "[gone/paper]"))
+    path.write_text(path.read_text().replace("methods: [dense, radial]", "methods: [dense, gone]"))
+    for module in (table1_speed, table2_speed):
+        table = module.table(Speed(tmp_path, path))
+        assert "Left out, since there is no such file in methods/: gone." in table.remarks
+        assert {key[1] for key in groups(table)} <= {"dense", "radial", "sana"}
+
+
+def test_what_a_target_reads_is_asked_for(tmp_path, capsys):
+    assert main(["table1_speed", "--experiment-folder", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "--speed-folder is needed" in capsys.readouterr().err
+    assert main(["table1", "--speed-folder", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "--experiment-folder is needed" in capsys.readouterr().err
+
+
+def test_a_kernel_that_fails_its_check_has_no_time(speed):
+    from benchmark.kernels_bench import Shape
+
+    shape = Shape("hunyuanvideo", 117, 768, 1280, 256, 128, 24, 128, 115456)
+    good = {"method": "dense", "knobs": {}, "kernel": "flash4", "status": "passed", "reason": None, "density": 1.0}
+    values = {"forward_s": 0.232, "forward_tflops": 702.0, "forward_matmul_share": 0.915, "forward_dense_share": 1.0}
+    good |= {"values": values, "errors": {"out": 2.2e-3}}
+    bad = good | {"kernel": "flex", "status": "incorrect", "reason": "out 3e-01 > 5e-03"}
+    planning = [{"method": "dense", "seconds": 0.1, "lists_seconds": 0.02, "peak_mib": 50.0, "lists_peak_mib": 80.0}]
+    details = {"entries": [good, bad], "planning": planning, "gpu": STATE, "packages": {"flash-attn-4": "4.0"}}
+    record = make_record("kernels", shape, "passed", {"matmul_tflops": 767.0}, details=details, device=DEVICE)
+    write_json(speed.folder / "kernels" / "hunyuanvideo-table1.json", record)
+    table = table_kernels.table(speed)
+    one, other = (group.ours.entries for group in table.blocks[0].groups)
+    assert (one["forward_ms"].text, one["forward_tflops"].text, one["error"].text) == ("232", "702", "2.2e-03")
+    assert (one["planning_s"].text, one["planning_mib"].text) == ("0.120", "80")
+    assert other["forward_ms"].text == "incorrect" and all(entry.value is None for entry in other.values())
+    assert "767 TFLOP/s" in to_markdown(table) and "flash-attn-4 4.0" in to_markdown(table)
+
+
+def operations(folder):
+    """Plans of dense and radial at Figure 2's lengths."""
+    plan = {"model": "hunyuanvideo", "height": 720, "width": 1280, "block": 128}
+    plans = [
+        plan | {"frames": frames, "method": method, "attention_pflop_pass": pflop * frames / 100}
+        for frames, dense in ((125, 5.0), (253, 20.0), (509, 80.0))
+        for method, pflop in (("dense", dense), ("radial", 4.0))
+    ]
+    folder.mkdir(exist_ok=True)
+    (folder / "operations.json").write_text(json.dumps({"plans": plans}))
+
+
+def test_figures_are_drawn_with_and_without_records(speed, tmp_path):
+    def draw(target, folder):
+        words = ["--experiment-folder", str(folder), "--speed-folder", str(folder), "--speed-config", str(speed.config)]
+        assert main([target, *words, "--out", str(tmp_path / "out")]) == 0
+        return (tmp_path / "out" / f"{target}.png").read_bytes(), (tmp_path / "out" / f"{target}.pdf").read_bytes()
+
+    filled(speed)
+    for name in ("results", "none"):
+        operations(tmp_path / name)
+    assert draw("figure2", tmp_path / "none") != draw("figure2", tmp_path / "results")
+    for target, folder in (("figure_speedup", "results"), ("figure_scaling", "results"), ("figure_scaling", "none")):
+        picture, pdf = draw(target, tmp_path / folder)
+        assert int.from_bytes(picture[16:20], "big") == 1400  # 7 inches of 200 dots
+        assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+
+
+def test_figures_show_the_records(speed):
+    filled(speed)
+    own = figure2.measured(speed, "latency", "generation_s")
+    assert own == {"dense": {253: 6000.0, 509: 11200.0}, "radial": {253: 1500.0, 509: 2800.0}}
+    assert figure2.printed(table2_speed.gpu_seconds)["dense"] == {125: 1800.0, 253: 6376.0, 509: 23160.0}
+    assert figure2.printed(table2_speed.step_seconds)["radial"][509] == pytest.approx(21.4 * 8 * 3600 / 1200)
+    found = {(point.method, point.ideal): point for point in figure_speedup.points(speed)}
+    assert found["radial", 4.0].kernel == pytest.approx(4.0)
+    assert found["radial", 4.0].generation == pytest.approx(1000 / 520)
+    assert not any(method in ("dense", "sana") for method, _ in found)
+
+
+def test_latex_is_balanced(speed, tmp_path):
+    for module in (table1_speed, table2_speed):
+        text = next(path for path in write(module.table(filled(speed)), tmp_path) if path.suffix == ".tex").read_text()
+        assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
