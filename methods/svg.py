@@ -119,6 +119,6 @@ class SparseVideoGen(Method):
         return (errors[1] < errors[0]).long()
 
     def attention_operations(self, layout: VideoLayout, block: int, heads: int, head_dim: int) -> float:
-        """The band's pairs, and those of the sampled rows: one product of scores, three with the values."""
+        """The band's pairs, and those of the sampled rows: their scores, counted once, and their three outputs."""
         sampled = 8.0 * heads * head_dim * min(self.rows, layout.video) * layout.tokens
         return super().attention_operations(layout, block, heads, head_dim) + sampled
