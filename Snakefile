@@ -16,9 +16,17 @@ if "speed" in config:
 
     include: "benchmark/rules/speed_common.smk"
     include: "benchmark/rules/speed.smk"
+    include: "benchmark/rules/paper.smk"
 
-    TARGETS = rules.speed.input
-    SUMMARY = f"records: {RECORDS}\npublish: python -m benchmark latency --publish {RECORDS}"
+    localrules:
+        tables,
+        figures,
+
+    TARGETS = [rules.speed.input, rules.tables.input, rules.figures.input]
+    SUMMARY = (
+        f"records: {RECORDS}\ntables:  {TABLES}\nfigures: {FIGURES}\n"
+        f"publish: python -m benchmark latency --publish {RECORDS}"
+    )
 
 else:
 

@@ -66,6 +66,7 @@ def remove_transient(results: Path, words: Sequence[str]) -> list[Path]:
 
 def _records(results: Path) -> Iterator[tuple[Path, dict]]:
     """The experiment's records; what is damaged is left to those who read it, who say so."""
-    for path in sorted((results / "records").glob("*/*/*/*/*.json")):
+    folder = results / "records"
+    for path in sorted([*folder.glob("*/*/*/*/*.json"), *folder.glob("*/*/*.json")]):  # of cells, of a speed stage
         with contextlib.suppress(OSError, ValueError):
             yield path, read_record(path)

@@ -192,8 +192,15 @@ def is_testbed(model: str) -> bool:
 
 
 def weights_files(model: str) -> list[Path]:
-    """What a testbed's clips are drawn with besides its code, below the project's root: weights and manifest."""
-    return [WEIGHTS_FOLDER / f"{model}.safetensors", WEIGHTS_FOLDER / "manifest.json"]
+    """What a testbed's clips are drawn with besides its code, below the project's root: weights and manifest.
+
+    The first is the file whose hash stands for the weights: of weights in shards their index.
+    """
+    weights = [WEIGHTS_FOLDER / f"{model}.safetensors"]
+    index = WEIGHTS_FOLDER / f"{model}.safetensors.index.json"
+    if (ROOT / index).exists():
+        weights = [index, *sorted(path.relative_to(ROOT) for path in (ROOT / WEIGHTS_FOLDER).glob(f"{model}-*-of-*"))]
+    return [*weights, WEIGHTS_FOLDER / "manifest.json"]
 
 
 def _checked_schema(config: Mapping[str, Any]) -> dict[str, Any]:

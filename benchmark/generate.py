@@ -168,12 +168,12 @@ def _load(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | None]:
         raise ValueError(f"generate: model {cell.model!r}: only testbeds have weights here")
     if cell.tuned:
         raise ValueError(f"generate: {cell.method} tuned: no adapters are published yet")
-    known, path = testbed.manifest(cell.model), testbed.WEIGHTS_FOLDER / f"{cell.model}.safetensors"
-    if path.exists() and (found := sha256_file(path)) != known["sha256"]:
-        line = (
-            f"weights {path}: SHA-256 is {found}, the manifest says {known['sha256']}; put back the file that was there"
-        )
-        raise Damaged(line)
+    known = testbed.manifest(cell.model)
+    for path, stated in testbed.stated_files(cell.model).items():
+        if path.exists() and (found := sha256_file(path)) != stated:
+            raise Damaged(
+                f"weights {path}: SHA-256 is {found}, the manifest says {stated}; put back the file that was there"
+            )
     return testbed.load(cell.model, device), known["sha256"], known.get("repetition")
 
 

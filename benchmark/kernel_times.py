@@ -234,13 +234,12 @@ def _jobs(
 
 
 def _kernel_names(options: Options, mask: BlockMask) -> Iterator[str]:
-    """The kernels asked for, each followed by its variants that differ on such a mask, if those are wanted."""
+    """The kernels asked for, each followed by its variants, if those are wanted and differ on such a mask."""
     for name in options.kernels:
         yield name
         module = kernels.load(name.partition(":")[0])
-        if options.tune and ":" not in name:
-            variants = getattr(module, "VARIANTS", {})
-            yield from (f"{name}:{key}" for key, way in variants.items() if module.differs(way, mask))
+        if options.tune and ":" not in name and hasattr(module, "VARIANTS") and module.differ(mask):
+            yield from (f"{name}:{key}" for key in module.VARIANTS)
 
 
 def kernel(name: str, shape: Shape, device: str, sparse: bool) -> tuple[str | None, Callable[..., torch.Tensor]]:

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import random
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from benchmark.records import ROOT, read_record, write_json
-from benchmark.speed import assemble, clock, ends, expected, parts, planning, settings, steps, training
+from benchmark.records import describe_device, read_record, write_json
+from benchmark.speed import assemble, clock, committed, ends, expected, parts, planning, settings, steps, training
 from benchmark.speed.cells import from_settings
 from benchmark.speed.clock import Clock, OutOfTime
 from benchmark.speed.settings import Stage
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 PARTS = ("plan", "parts", "whole", "ends", "training", "run", "assemble")
 UNFINISHED = 75
 """Exit status of a job whose time was up before it was done: run it again (EX_TEMPFAIL)."""
-REFERENCE = ROOT / "results" / "reference"
 AUDIT_TOLERANCE = 0.05
 
 MEASURE = MappingProxyType(
@@ -52,7 +50,8 @@ EXAMPLE = """examples:
       --out results/h100/records --limit-s 500
   python -m benchmark --one-gpu latency --config config/h100.yaml --stage mochi-1/short --part run --out ...
   python -m benchmark --one-gpu latency --audit results/h100/records
-  python -m benchmark latency --publish results/h100/records
+  python -m benchmark latency --publish results/h100/records      # to be committed, and on another machine:
+  python -m benchmark --one-gpu latency ... --resume-from results/reference/h100/records
 
 exit status: 75 when the time was up before all was measured; the same command goes on."""
 
@@ -125,11 +124,11 @@ def remeasure(path: Path, device: str = "cuda") -> float:
     return values["call_s"] / held["values"]["call_s"]
 
 
-def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float]:
+def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float | None]:
     """Measures a share of the attention calls anew, and writes a record of kind ``audit`` beside each.
 
     Returns:
-        New over old, by record.
+        New over old, by record; None where it could not be measured again.
     """
     paths = []
     for path in sorted(folder.rglob(f"{parts.ATTENTION}.json")):
@@ -138,54 +137,22 @@ def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float
     if not paths:
         logger.warning("%s: no attention call passed, so there is nothing to audit", folder)
     chosen = sorted(random.Random(seed).sample(paths, math.ceil(share * len(paths))))
-    found = {}
+    found: dict[str, float | None] = {}
     for path in chosen:
         held = read_record(path)
+        found[path.as_posix()] = None
 
         def again(path: Path = path) -> clock.Measured:
             ratio = remeasure(path, device)
             found[path.as_posix()] = ratio
-            details: dict[str, Any] = {"units": {"ratio": ""}}
+            details: dict[str, Any] = {"units": {"ratio": ""}, "ratio": ratio}
             if abs(ratio - 1) > AUDIT_TOLERANCE:
                 words = f"measured again it takes {ratio:.3f} times as long; {AUDIT_TOLERANCE:.0%} are allowed"
                 details |= {"status": "incorrect", "reason": words}
             return {"ratio": ratio}, details
 
-        made = clock.record("audit", from_settings(held["cell"]), path.with_name("audit.json"), device, again)
-        if made["status"] not in ("passed", "incorrect"):
-            found[path.as_posix()] = float("inf")
+        clock.record("audit", from_settings(held["cell"]), path.with_name("audit.json"), device, again)
     return found
-
-
-def publish(folder: Path) -> list[Path]:
-    """Copies the records of a run to ``results/reference/<experiment>/records``, to be committed.
-
-    Returns:
-        The copies.
-
-    Raises:
-        ValueError: a record is not as it was written, or is of a trial.
-    """
-    found = {}
-    for path in sorted(folder.rglob("*.json")):
-        if path.name == planning.FILE:
-            found[path] = planning.read(path)["cells"]
-            continue
-        held = read_record(path)
-        if held["cell"].get("trial"):
-            raise ValueError(f"record {path}: of a trial ({held['cell']['trial']}); trials are not published")
-        found[path] = held
-    experiments = {held["cell"]["experiment"] for path, held in found.items() if path.name != planning.FILE}
-    if len(experiments) != 1:
-        raise ValueError(f"{folder}: records of {len(experiments)} experiments; of one is needed")
-    target = REFERENCE / experiments.pop() / "records"
-    copies = []
-    for path in found:
-        copy = target / path.relative_to(folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-        copies.append(copy)
-    return copies
 
 
 def estimate(stages: Mapping[str, Stage], records: Path | None) -> dict[str, dict[str, float]]:
@@ -228,7 +195,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--methods", metavar="A,B", help="some methods of the stage; dense is always among them")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the folder of records, results/h100/records")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="JSON written when every part asked for is done")
+    parser.add_argument(
+        "--resume-from",
+        type=Path,
+        metavar="FOLDER",
+        help="records of other machines, such as results/reference/h100/records, that are not measured again",
+    )
+    parser.add_argument(
+        "--summary",
+        type=Path,
+        metavar="FILE",
+        help="JSON written when every part asked for is done; of an audit its outcome, and the exit status is then 0",
+    )
     parser.add_argument("--limit-s", type=float, metavar="SECONDS", help="begin nothing new that would end later")
     parser.add_argument("--whole-run", action="store_true", help="the same as --part run")
     parser.add_argument("--estimate", action="store_true", help="print the GPU seconds that each part will take")
@@ -251,17 +229,19 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     if args.publish:
-        print(f"{len(publish(args.publish))} files are in {REFERENCE}")
+        print(f"{len(committed.publish(args.publish))} files are in {committed.REFERENCE}")
         return 0
     if args.audit:
         if not 0 < args.share <= 1:
             raise ValueError(f"--share={args.share}: a share above 0 and at most 1 is needed")
         found = audit(args.audit, args.device, args.share, args.seed)
         for name, ratio in found.items():
-            print(f"{ratio:.3f}  {name}")
-        if args.summary:
-            write_json(args.summary, {"tolerance": AUDIT_TOLERANCE, "new_over_old": found})
-        return int(any(abs(ratio - 1) > AUDIT_TOLERANCE for ratio in found.values()))
+            print("not measured" if ratio is None else f"{ratio:.3f}", name, sep="  ")
+        agrees = all(ratio is not None and abs(ratio - 1) <= AUDIT_TOLERANCE for ratio in found.values())
+        if args.summary:  # for a workflow: the outcome is in the records, and the tables below which it is said go on
+            write_json(args.summary, {"tolerance": AUDIT_TOLERANCE, "agrees": agrees, "new_over_old": found})
+            return 0
+        return int(not agrees)
     if args.config is None and args.stage_json is None:
         raise ValueError("--config is missing: a speed experiment, such as config/h100.yaml")
     trial = _trial(args)
@@ -287,6 +267,9 @@ def run(args: argparse.Namespace) -> int:
     asked = set(PARTS) if "all" in asked else asked
     if not any(part in MEASURE for part in asked):
         torch.set_num_threads(1)  # masks are planned in many small steps, which threads only slow down
+    if args.resume_from is not None and not trial:
+        here = describe_device("cuda") if torch.cuda.is_available() else {}
+        committed.take_over(name, planning.asked(stages[name]), args.out, args.resume_from, here)
     only = [method for method in (args.methods or "").split(",") if method]
     done = measure(stages[name], asked, args.out, Clock(args.device, args.limit_s), args.device, only)
     _print_records(args.out / name)

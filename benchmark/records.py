@@ -5,6 +5,7 @@ A record is one JSON file about one cell, written by one verb. Tables read recor
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -28,6 +29,9 @@ STATUSES = ("passed", "incorrect", "out_of_memory", "unsupported", "error")
 """passed: the numbers count. incorrect: a check failed. out_of_memory, unsupported, error: no numbers, and a reason."""
 
 PACKAGES = ("torch", "numpy", "diffusers", "transformers", "safetensors", "scikit-image", "lpips", "av", "snakemake")
+
+GPU_PACKAGES = ("triton", "flash-attn-4", "nvidia-cutlass-dsl")
+"""What kernels on a GPU are made with; left out where it is not installed."""
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "bf16", "sve")
 """Instruction sets, in Linux's words, with which sums are taken in another order or rounded otherwise."""
@@ -125,11 +129,14 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str:
-    """The commit checked out, with ``+changes`` where tracked files differ from it.
+    """The commit checked out, with ``+changes`` where tracked files differ from it; ``unknown`` outside a checkout.
 
-    Outside a checkout, on a machine that the files were copied to, it is the environment's ``SOURCE_COMMIT`` with
-    ``(stated)`` behind it, or ``unknown``; ``code_hash`` tells whether the statement is true.
+    The environment's ``SOURCE_COMMIT`` goes before it, with ``(stated)`` behind it, for machines that the files were
+    copied to; ``code_hash`` tells whether the statement is true.
     """
+    stated = os.environ.get("SOURCE_COMMIT")
+    if stated:
+        return f"{stated} (stated)"
 
     def git(*words: str) -> str | None:
         try:
@@ -140,8 +147,7 @@ def commit() -> str:
 
     head = git("rev-parse", "HEAD")
     if head is None:
-        stated = os.environ.get("SOURCE_COMMIT")
-        return f"{stated} (stated)" if stated else "unknown"
+        return "unknown"
     return head + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
@@ -163,6 +169,9 @@ def _versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "missing"
+    for name in GPU_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return versions
 
 

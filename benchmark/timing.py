@@ -21,7 +21,11 @@ class Quartiles(NamedTuple):
 
 
 def time_calls(
-    function: Callable[[], Any], warmup: int = 2, calls: int = 10, device: torch.device | str | None = None
+    function: Callable[[], Any],
+    warmup: int = 2,
+    calls: int = 10,
+    device: torch.device | str | None = None,
+    between: Callable[[], Any] | None = None,
 ) -> list[float]:
     """Seconds of each of ``calls`` calls, after ``warmup`` calls that do not count.
 
@@ -31,6 +35,7 @@ def time_calls(
     Args:
         function: what is timed; its result is dropped.
         device: where it runs; None is the current GPU, or the CPU where there is none.
+        between: runs before every call, and is not timed.
 
     Raises:
         ValueError: no call would be timed.
@@ -38,11 +43,14 @@ def time_calls(
     if calls < 1 or warmup < 0:
         raise ValueError(f"timing: {warmup} warm-up and {calls} timed calls: at least 0 and 1 are needed")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    between = between or _nothing
     for _ in range(warmup):
+        between()
         function()
     if device.type != "cuda":
         samples = []
         for _ in range(calls):
+            between()
             start = time.perf_counter()
             function()
             samples.append(time.perf_counter() - start)
@@ -51,11 +59,16 @@ def time_calls(
         torch.cuda.synchronize()
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
         for start, end in events:
+            between()
             start.record()
             function()
             end.record()
         torch.cuda.synchronize()
     return [start.elapsed_time(end) / 1e3 for start, end in events]
+
+
+def _nothing() -> None:
+    pass
 
 
 def quartiles(samples: Sequence[float]) -> Quartiles:

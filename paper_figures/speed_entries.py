@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from benchmark.speed.cells import SpeedCell
+from benchmark.speed.cells import SpeedCell, from_settings
 from paper_figures.entries import ROLES, paper_name, significant, without
 from paper_figures.published import Published
 from paper_figures.speed import (
@@ -153,7 +153,18 @@ def source_note(record: Record | None) -> tuple[str, ...]:
         return ()  # the flag parts_unverified says it
     return (
         "Put together from the time outside attention and the method's complete attention call; where whole steps were "
-        f"timed too, at the same shape, the two differ by at most {worst:.1%}.",
+        f"timed too, at the same shape, the two differ by at most {worst:.1%}.{_both_dense(record)}",
+    )
+
+
+def _both_dense(record: Record) -> str:
+    """The dense step that a speed-up stands on where the method's own is from parts, beside the whole one."""
+    values = record["values"]
+    if record["cell"]["method"] == DENSE or not {"step_dense_parts_s", "step_dense_whole_s"} <= values.keys():
+        return ""
+    return (
+        f" The speed-up is over a dense step put together likewise, {significant(values['step_dense_parts_s'])} s; a "
+        f"whole one takes {significant(values['step_dense_whole_s'])} s."
     )
 
 
@@ -309,7 +320,16 @@ def audit(speed: Speed, cells: Sequence[SpeedCell]) -> list[str]:
     words = f"Audit: {len(records)} attention calls of these cells were measured anew, {len(agreed)} agree within 5 %"
     if agreed:
         words += f", the farthest by {max(abs(found - 1) for found in agreed):.1%}"
-    return [f"{words}."]
+    off = [_off(record) for record in records if record["status"] != "passed"]
+    return [f"{words}." + f" The others do not: {'; '.join(off)}." * bool(off)]
+
+
+def _off(record: Record) -> str:
+    """What an audit found where it did not pass."""
+    cell = from_settings(record["cell"])
+    what = f"{paper_name(cell.model)} {cell.frames}f {title(cell)} at the {cell.setting} setting"
+    status = "" if record["status"] == "incorrect" else f"{record['status']}, "
+    return f"{what}: {status}{record['reason']}"
 
 
 def machine(records: Sequence[Record]) -> str:
@@ -326,8 +346,10 @@ def machine(records: Sequence[Record]) -> str:
         raise ValueError(f"speed records from {' and '.join(names)}: times of one GPU are needed in a table")
     dates = sorted(record["provenance"]["date"][:10] for record in records)
     drivers = sorted({str(device["driver"]) for device in devices if "driver" in device})
+    cuda = sorted({device["cuda"] for device in devices if device.get("cuda")})
     words = [f"Measured on {names[0] if names else 'no GPU'}"]
     words += [f"driver {', '.join(drivers)}"] * bool(drivers)
+    words += [f"CUDA {' and '.join(cuda)}"] * bool(cuda)
     words.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
     states = list(chain(*(_states(record["details"].get("gpu") or {}) for record in records)))
     for name, words_, unit in (

@@ -11,7 +11,7 @@ import yaml
 
 from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, clock, planning, settings, steps
+from benchmark.speed import assemble, clock, committed, planning, settings, steps
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
 
@@ -114,7 +114,7 @@ def test_a_job_without_time_says_that_it_is_not_done(tmp_path):
 
 def test_trials_are_not_published(measured):
     with pytest.raises(ValueError, match="trials are not published"):
-        latency.publish(measured / "records")
+        committed.publish(measured / "records")
 
 
 def test_without_a_gpu_there_are_records_that_say_so(tmp_path, monkeypatch):
@@ -160,6 +160,21 @@ def test_another_process_on_the_gpu_voids_what_was_timed(monkeypatch):
     monkeypatch.setattr(clock.timing, "other_processes", lambda device: next(others))
     with pytest.raises(Disturbed, match="7 .100 MiB."):
         Clock("cpu").time(lambda: None, calls=1)
+
+
+def test_the_next_run_measures_again_what_was_disturbed(tmp_path):
+    from benchmark import again
+
+    def disturbed():
+        raise Disturbed("another process was on the GPU: 7")
+
+    paths = [tmp_path / "records" / CELL.path / "attention.json", tmp_path / "records" / CELL.stage / "outside.json"]
+    for path, cell in zip(paths, (CELL, CELL.of_stage()), strict=True):
+        clock.record(path.stem, cell, path, "cpu", disturbed)
+    summary = tmp_path / "stages" / CELL.stage / "parts.json"
+    write_json(summary, {})
+    assert again.remove_transient(tmp_path, ["snakemake", "-n"]) == []
+    assert set(again.remove_transient(tmp_path, ["snakemake", "--cores", "1"])) == {*paths, summary}
 
 
 def test_long_calls_are_timed_less_often():
@@ -208,6 +223,69 @@ def test_whole_steps_go_before_parts():
     assert held["status"] == "passed"
     assert (held["values"]["step_sparse_s"], held["values"]["step_dense_s"]) == (30.0, 80.0)
     assert held["values"]["agreement"] == pytest.approx(held["values"]["step_sparse_parts_s"] / 30 - 1)
+
+
+def test_a_speed_up_never_divides_a_whole_step_by_one_from_parts():
+    held = put_together(dense_whole=of("step", {"step_s": 80.0}), worst=0.01)
+    values = held["values"]
+    assert held["details"]["source"] == {"dense": "parts", "sparse": "parts"}
+    assert values["step_dense_s"] == values["step_dense_parts_s"] != values["step_dense_whole_s"] == 80.0
+    assert values["speedup"] == pytest.approx(put_together(worst=0.01)["values"]["speedup"])
+
+
+def committed_of(tmp_path, name: str = "attention", gpu: str = "Some GPU", **changes) -> tuple:
+    """A record of one cell as another machine committed it, and the folder of those."""
+    folder = tmp_path / "reference" / "tiny" / "records"
+    path = folder / CELL.path / f"{name}.json"
+    device = {"type": "cuda", "name": gpu}
+    write_json(path, make_record(name, replace(CELL, **changes), "passed", {"call_s": 1.0}, device=device))
+    return path, folder
+
+
+def test_committed_records_are_not_measured_again(tmp_path):
+    path, folder = committed_of(tmp_path)
+    committed_of(tmp_path, "latency")  # put together, not measured
+    own = tmp_path / "records"
+    failed = own / CELL.path / "attention.json"
+    write_json(failed, make_record("attention", CELL, "unsupported", reason="no CUDA GPU"))
+    taken = committed.take_over(CELL.stage, "", own, folder, {"name": "Some GPU"})
+    assert taken == [failed] and failed.read_bytes() == path.read_bytes()
+    assert clock.done(failed, CELL, "cpu")["values"] == {"call_s": 1.0}
+    assert clock.done(failed, replace(CELL, knobs={"decay": 0.5}), "cpu") is None  # another cell is measured anew
+    assert committed.take_over(CELL.stage, "", own, folder, {"name": "Some GPU"}) == []
+    assert committed.take_over(CELL.stage, "", tmp_path / "b", folder, {"name": "Another GPU"}) == []
+    assert committed.take_over(CELL.stage, "", tmp_path / "c", tmp_path / "nothing", {}) == []
+
+
+def test_what_a_run_measured_is_published_with_its_kernels(tmp_path):
+    path, _ = committed_of(tmp_path)
+    records = tmp_path / "results" / "tiny" / "records"
+    kernels = records.parent / "kernels" / "wan2.1-14b-tiny.json"
+    own = records / CELL.path / "attention.json"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(path.read_bytes())
+    write_json(kernels, make_record("kernels", CELL, "unsupported", reason="none", device={"type": "cuda"}))
+    copies = committed.publish(records, tmp_path / "public")
+    assert [copy.relative_to(tmp_path / "public" / "tiny").as_posix() for copy in copies] == [
+        f"records/{CELL.path}/attention.json",
+        "kernels/wan2.1-14b-tiny.json",
+    ]
+    kernels.write_text(kernels.read_text().replace('"none"', '"other"'))
+    with pytest.raises(ValueError, match="changed since it was written"):
+        committed.publish(records, tmp_path / "public")
+
+
+def test_an_audit_says_what_is_off_and_stops_no_workflow(tmp_path, monkeypatch, capsys):
+    from benchmark.__main__ import main
+
+    path, folder = committed_of(tmp_path)
+    monkeypatch.setattr(latency, "remeasure", lambda *_: 1.2)
+    words = ["--quiet", "latency", "--audit", str(folder), "--device", "cpu"]
+    assert main(words) == 1 and "1.200" in capsys.readouterr().out
+    assert main([*words, "--summary", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["agrees"] is False
+    held = read_record(path.with_name("audit.json"))
+    assert (held["status"], held["details"]["ratio"]) == ("incorrect", 1.2) and "1.200 times" in held["reason"]
 
 
 def test_parts_that_disagree_with_whole_steps_are_incorrect():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
@@ -16,12 +17,14 @@ import browser
 import numpy as np
 import pytest
 import synthetic
+import timed
 from PIL import Image
 
 from benchmark.records import make_record, write_json
 from paper_figures.experiment import Experiment
 from paper_figures.report import charts, facts
 from paper_figures.report.__main__ import main
+from paper_figures.report.held import ALPHABET, encoded
 from paper_figures.report.page import build
 from paper_figures.report.sheets import COLUMNS, fitted, sheet_of
 from paper_figures.strips import read
@@ -95,7 +98,9 @@ def folder(tmp_path_factory) -> Path:
     clip = folder / "clips" / synthetic.cell("radial", "1x").path / "001.mkv"
     clip.write_bytes(clip.read_bytes()[:-100])
     write_figure(folder / "figures" / "figure2.png")
+    speed = timed.filled(timed.speed_of(folder.parent / "trial-speed"))
     words = ["--experiment-folder", str(folder), "--out", str(folder / "report")]
+    words += ["--speed-folder", str(speed.folder), "--speed-config", str(speed.config)]
     assert main([*words, "--front", str(folder.parent / "report" / "index.html")]) == 0
     return folder
 
@@ -127,6 +132,7 @@ def test_nothing_that_the_page_shows_is_outside_of_it(page):
     assert {file["id"] for file in files.values()} == held
     assert {image["data-file"] for image in page.find("img")} == {"figures/figure2.png"} <= set(files)
     assert {button["data-file"] for button in page.find("button", **{"class": "save"})} <= set(files)
+    assert "speed-records.json" in files
     for name, cell in page.data["cells"].items():
         for clip in cell["clips"]:
             assert (f"{name}/{clip['name']}" in files) == ("missing" not in clip)
@@ -248,9 +254,20 @@ def test_a_cell_has_ours_and_the_papers_and_says_which_is_which(folder, page):
         lines = Path(row["file"]).read_text(encoding="utf-8").splitlines()
         assert dict(zip(lines[0].split(","), lines[row["line"] - 1].split(","), strict=True)) == row["cells"]
     rows = [b["text"] for b in page.find("button") if b.get("data-published") and not b.get("data-columns")]
-    assert rows and all(text.startswith("paper ") and text.endswith(", other model") for text in rows)
+    other = [text for text in rows if text.startswith("paper ")]
+    assert other and all(text.endswith(", other model") for text in other)
+    assert set(rows) - set(other) == {"paper", "paper, 8 GPUs, tuned"}  # the models that are timed
     heads = [th["text"] for th in page.find("th", scope="row") if "Brand" in th["text"] or "brand_new" in th["text"]]
     assert any("not in the paper's table" in text for text in heads)
+
+
+@pytest.mark.parametrize("length", range(9))
+def test_files_are_held_in_base_85(length):
+    data = bytes(range(255, 255 - length, -1))
+    text = encoded(data)
+    assert set(text) <= set(ALPHABET) and len(set(ALPHABET)) == 85 and not set(ALPHABET) & set("<&\"'\\")
+    signs = base64.b85encode(b"".join(n.to_bytes(4, "big") for n in range(85))).decode()[4::5]  # Python's, by value
+    assert base64.b85decode(text.translate(str.maketrans(ALPHABET, signs))) == data
 
 
 def test_the_page_is_small(folder):
@@ -439,6 +456,35 @@ def test_filters(seen):
     assert seen.run("document.querySelector('#table1 .empty').hidden") is False
 
 
+TIMED = """[...document.querySelectorAll('section.timed .block:not([hidden])')]
+    .map((block) => `${block.closest('section').id} ${block.dataset.shape}`)"""
+
+
+def test_speed_tables_have_ours_the_papers_and_the_verdict_and_filters_of_their_own(seen, folder):
+    assert set(seen.run(TIMED)) == {"table1_speed table1", "table2_speed 2x", "table2_speed 4x", "table_kernels "}
+    choose(seen, "#speed-shape", "4x")
+    assert seen.run(TIMED) == ["table2_speed 4x"]
+    assert "speed-shape=4x" in seen.run("location.hash")
+    choose(seen, "#speed-shape", "")
+    choose(seen, "#length", "2x")  # of the clips, and of them alone
+    assert "table1_speed table1" in seen.run(TIMED)
+    row = "#table1_speed tbody[data-cell='speed/hunyuanvideo/table1/sta/paper']"
+    cell = f"[...document.querySelectorAll(\"{row} td\")].map((each) => each.innerText.split('\\n').filter(Boolean))"
+    assert ["2.00", "lower (0.87)", "paper 2.29"] in seen.run(cell)
+    seen.run(f"document.querySelector(\"{row} .own [data-metric='table1_speed.speedup']\").click()")
+    seen.wait("document.querySelector('#details').open")
+    text = seen.run("document.querySelector('#details').innerText")
+    for words in ("Speed-up: 2.00", "Speed-up verdict", "Command that made it (latency)", "latency: generation_s"):
+        assert words in text
+    seen.run("document.querySelector('#details .record summary').click()")
+    held = json.loads(seen.run("document.querySelector('#details .record pre').textContent"))
+    place = folder.parent / "trial-speed/results/records/hunyuanvideo/table1/sta/paper/latency.json"
+    assert held == json.loads(place.read_text())
+    seen.run("document.querySelector('#details').close()")
+    seen.run("document.querySelector('input[name=method][value=sta]').click()")
+    assert seen.run(f'document.querySelector("{row}").hidden') is True
+
+
 def test_sorting(seen):
     values = """[...document.querySelectorAll('#methods tbody:not([hidden])')]
         .map((row) => row.rows[0].cells[1].dataset.sort)"""
@@ -593,6 +639,7 @@ def test_a_published_number_leads_to_its_place_in_the_paper_and_to_ours(seen):
 
 
 def test_every_number_on_the_page_has_its_dialog(seen):
+    seen.wait("document.body.dataset.speed === 'ready'")
     wrong = """[...document.querySelectorAll('.number, .point')].filter((each) => {
         each.dispatchEvent(new MouseEvent('click', {bubbles: true}));
         const dialog = document.querySelector('#details');

@@ -6,102 +6,20 @@ import csv
 import json
 
 import pytest
+from timed import CONFIG, DEVICE, STATE, cells, filled, latency, put, speed_of
 
 from benchmark.records import make_record, write_json
-from benchmark.speed import settings
 from benchmark.speed.cells import SpeedCell
 from paper_figures import figure2, figure_speedup, table1_speed, table2_speed, table_kernels
 from paper_figures.__main__ import main
 from paper_figures.speed import NOT_YET, Speed, amdahl, fit_power, ratio, verdict
 from paper_figures.tables import to_csv, to_latex, to_markdown, write
 
-CONFIG = """
-experiment: trial
-speed:
-  kernel: flash4
-  block: 128
-  lora: {rank: 128}
-  stages:
-    hunyuanvideo/table1:
-      shape: [117, 768, 1280]
-      schedule: {steps: 50, dense_steps: 10, dense_layers: 0}
-      methods: [dense, sta, radial, sana]
-      density: 0.32
-      authors: {radial: {decay: 0.95, sink: false}}
-    hunyuanvideo/2x:
-      shape: [253, 720, 1280]
-      schedule: {steps: 50, dense_steps: 2, dense_layers: 2}
-      methods: [dense, radial]
-      density: 0.192
-      training: [radial/paper]
-    hunyuanvideo/4x:
-      shape: [509, 720, 1280]
-      schedule: {steps: 50, dense_steps: 2, dense_layers: 2}
-      methods: [dense, radial]
-      density: 0.117
-      training: [radial/paper]
-"""
-DEVICE = {"type": "cuda", "name": "Some GPU", "driver": "1.2"}
-STATE = {"before": {"sm_clock_mhz": 1980.0}, "during": {"looks": 0}, "after": {"sm_clock_mhz": 1410.0}}
-OUTSIDE, ATTENTION = 4.0, 16.0
-
 
 @pytest.fixture
-def speed(tmp_path):
+def speed(tmp_path) -> Speed:
     """An experiment of two models' worth of stages, without records."""
-    path = tmp_path / "speed.yaml"
-    path.write_text(CONFIG)
-    return Speed(tmp_path / "results", path)
-
-
-def put(speed: Speed, kind: str, cell: SpeedCell, status: str = "passed", values=None, reason=None, **changes):
-    """Writes a record into its place."""
-    details = {"source": {"dense": "whole", "sparse": "parts"}, "flags": [], "knobs": cell.knobs, "kernel": "flash4"}
-    details |= {"layers": 60, "tokens": cell.frames * 900, "gpu": {"own_attention": STATE}, "quartiles": {}}
-    details |= changes.pop("details", {})
-    device = changes.pop("device", DEVICE)
-    record = make_record(kind, cell, status, values, reason=reason, details=details, device=device)
-    write_json(speed.folder / "records" / cell.path / f"{kind}.json", record)
-
-
-def latency(density: float, seconds: float, dense: float = 1000.0, **more: float) -> dict[str, float]:
-    """Numbers of a latency record: a dense step of 4 s outside attention and 16 s in it."""
-    values = {"generation_s": seconds, "generation_dense_s": dense, "speedup": dense / seconds, "density": density}
-    values |= {"pflop": 570.0 * density, "block_sparsity": 1 - density, "step_dense_s": 20.0, "step_sparse_s": 8.0}
-    values |= {"outside_s": OUTSIDE, "outside_unfused_s": 7.0, "step_dense_parts_s": OUTSIDE + ATTENTION}
-    return (
-        values | {"attention_call_dense_s": 0.25, "attention_call_s": 0.25 * density, "agreement_worst": 0.011} | more
-    )
-
-
-def training(seconds: float) -> dict[str, float]:
-    """Numbers of a tuning record."""
-    return {"step_s": seconds, "step_dense_s": 1200.0, "speedup": 1200 / seconds, "outside_s": 100.0, "density": 0.1}
-
-
-def cells(speed: Speed, stage: str) -> dict[str, SpeedCell]:
-    """The cells of a stage, by method/setting."""
-    return {settings.key_of(cell): cell for cell in speed.stages[stage]}
-
-
-def filled(speed: Speed) -> Speed:
-    """Records of all that the stages have, one of every kind of failure among them."""
-    one = cells(speed, "hunyuanvideo/table1")
-    put(speed, "latency", one["dense/paper"], values=latency(1.0, 1000.0, text_encoder_s=0.1, vae_decoder_s=14.2))
-    flags = {"flags": ["budget_missed"]}
-    put(speed, "latency", one["sta/paper"], values=latency(0.4, 500.0), details=flags)
-    put(speed, "latency", one["radial/paper"], "incorrect", reason="parts differ from whole steps by 4 %")
-    put(speed, "latency", one["radial/authors"], values=latency(0.25, 520.0))
-    put(speed, "latency", one["sana/paper"], "out_of_memory", reason="2 GiB were free")
-    for stage, seconds in (("2x", 1500.0), ("4x", 2800.0)):
-        long = cells(speed, f"hunyuanvideo/{stage}")
-        for key, density, own, step in (
-            ("dense/paper", 1.0, 4 * seconds, 1200.0),
-            ("radial/paper", 0.1, seconds, 240.0),
-        ):
-            put(speed, "latency", long[key], values=latency(density, own, 4 * seconds))
-            put(speed, "training", long[key], values=training(step), details={"flags": ["outside_scaled"]})
-    return speed
+    return speed_of(tmp_path)
 
 
 def groups(table) -> dict[tuple[str, str, str], tuple]:
@@ -227,6 +145,23 @@ def test_a_changed_record_is_refused(speed, capsys):
     assert main(["table1_speed", *words]) == 2
     said = capsys.readouterr().err.strip()
     assert "seal" in said and "\n" not in said
+
+
+def test_an_audit_that_disagrees_is_said_below_the_table(speed):
+    one = cells(filled(speed), "hunyuanvideo/table1")
+    put(speed, "audit", one["dense/paper"], values={"ratio": 1.01})
+    put(speed, "audit", one["sta/paper"], "incorrect", reason="measured again it takes 1.200 times as long")
+    said = next(words for words in table1_speed.table(speed).remarks if words.startswith("Audit"))
+    assert "2 attention calls of these cells were measured anew, 1 agree within 5 %, the farthest by 1.0%" in said
+    assert "The others do not: HunyuanVideo 117f STA at the paper setting: measured again it takes 1.200" in said
+
+
+def test_a_dense_step_from_parts_stands_beside_the_whole_one(speed):
+    cell = cells(speed, "hunyuanvideo/table1")["sta/paper"]
+    source = {"source": {"dense": "parts", "sparse": "parts"}}
+    put(speed, "latency", cell, values=latency(0.4, 500.0, step_dense_whole_s=21.5), details=source)
+    shown = groups(table1_speed.table(speed))["table1", "sta", "paper"][0]["latency_s"]
+    assert "a dense step put together likewise, 20.0 s; a whole one takes 21.5 s" in " ".join(shown.notes)
 
 
 def test_two_gpus_are_refused(speed):

@@ -6,11 +6,12 @@ last block needs no mask of its own: the forward pass walks a list from its end 
 to the length of the sequence, so a short block stands there (the backward pass cuts every block).
 
 Two things decide how much is read from memory and how much from the GPU's cache, which serves all tiles that run side
-by side (132 on an H100): in what order a tile walks its keys, and which tiles run side by side; see ``Variant``. A tile
+by side (132 on an H100). One is the order in which a tile walks its keys: here from the first to the last, since a tile
 that starts later lies further right in the sequence, and finds in the cache what those before it have just read when
-all of them ascend. In frame-major order the tiles side by side are a few whole frames, which share little but their own
-neighbourhood. Where a mask says after how many blocks its rows repeat (``BlockMask.period``: the blocks of a frame),
-the tiles of a few neighbouring places in all frames share nearly all that they see.
+all of them ascend. The other is which tiles run side by side. In frame-major order they are a few whole frames, which
+share little but their own neighbourhood. Where a mask says after how many blocks its rows repeat (``BlockMask.period``:
+the blocks of a frame), the tiles of a few neighbouring places in all frames share nearly all that they see, but must be
+copied there (``Variant``). That pays where keys and values of a head are much larger than the cache; see ``LARGE``.
 
 The first call of a kind compiles, for about 5 s: dense or sparse, one mask for all heads or one for each, head size,
 forward or backward. Shapes and masks do not matter.
@@ -21,7 +22,7 @@ Ways to run the same attention are in ``VARIANTS``; ``python -m benchmark kernel
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -42,34 +43,39 @@ class Variant:
     """A way to run the same attention over a sparse mask.
 
     Args:
-        ascending: each tile of queries walks its keys from the first to the last, else from the last to the first. The
-            backward pass, whose tiles are keys that walk their queries, always ascends.
         columns: tiles are started column by column: those that see everything, then the first so many blocks of every
             frame, then the next. It costs a copy of the queries and one of the output; of keys and values and all
             gradients, too, where gradients are wanted. 0 leaves the sequence as it is, and so does a mask without a
             ``period`` or with one grid a head.
     """
 
-    ascending: bool = True
     columns: int = 0
 
 
-VARIANTS = MappingProxyType(
-    {
-        "descending": Variant(ascending=False),
-        "ascending": Variant(),
-        "columns4": Variant(columns=4),
-        "columns5": Variant(columns=5),
-        "columns6": Variant(columns=6),
-    }
-)
+VARIANTS = MappingProxyType({"frames": Variant(), "columns5": Variant(columns=5)})
 
-DEFAULT = VARIANTS["ascending"]
+LARGE = 3
+"""Columns are taken where keys and values of one head are more than so many times as large as the GPU's L2 cache.
+
+Radial masks on an H100 (50 MB), in ms: at 115,456 tokens, where they are 1.1 times as large, frames 69.4, columns of 4,
+5 and 6 blocks 70.6, 72.1 and 69.9 (with gradients 271.9, and 274.0 for 5); at 461,056 tokens, 4.5 times as large,
+frames 519.1, columns 508.8, 508.4 and 511.1. In between, gain and loss should be even at about 3 times. Walking from the
+last key to the first took 540.3 there, and 284 with gradients at 115,456 tokens."""
 
 
-def differs(variant: Variant, mask: BlockMask) -> bool:
-    """Whether a variant runs a mask in another way than the default."""
-    return not mask.is_dense and _fitting(variant, mask) != _fitting(DEFAULT, mask)
+def differ(mask: BlockMask) -> bool:
+    """Whether the variants run a mask in different ways."""
+    return len({_fitting(variant, mask) for variant in VARIANTS.values()}) > 1
+
+
+def preferred(one_head: int, cache: int) -> Variant:
+    """The variant that ``attend`` takes where the mask allows it.
+
+    Args:
+        one_head: bytes of the keys and values of one head.
+        cache: bytes of the GPU's L2 cache.
+    """
+    return VARIANTS["columns5" if one_head > LARGE * cache else "frames"]
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -120,18 +126,18 @@ def attend(
     Raises:
         ValueError: they do not belong together, or are of a kind that the kernel does not take.
     """
-    return attend_as(DEFAULT, q, k, v, mask, out)
+    return attend_as(None, q, k, v, mask, out)
 
 
 def attend_as(
-    variant: Variant,
+    variant: Variant | None,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     mask: BlockMask,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As ``attend``, in a certain way."""
+    """As ``attend``, in a certain way; None takes the ``preferred`` one."""
     check_inputs(q, k, v, mask, out)
     for name, tensor in (("q", q), ("k", k), ("v", v), ("out", out)):
         if tensor is not None:
@@ -143,6 +149,9 @@ def attend_as(
     if mask.block % _BLOCK and not mask.is_dense:
         raise ValueError(f"mask: {unsupported(mask.block, q.dtype, q.shape[3])}")
     mask = mask.to(q.device)
+    if variant is None:
+        one_head = 2 * k.shape[1] * k.shape[3] * k.element_size()
+        variant = preferred(one_head, torch.cuda.get_device_properties(k.device).L2_cache_size)
     variant = _fitting(variant, mask)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         result = _train(variant, q, k, v, mask)
@@ -166,7 +175,7 @@ def _interface() -> Any:
 def _fitting(variant: Variant, mask: BlockMask) -> Variant:
     """The variant as it can run a mask: in columns only where there are any, and one order serves all heads."""
     if variant.columns and (mask.is_dense or mask.period is None or mask.heads > 1):
-        return replace(variant, columns=0)
+        return VARIANTS["frames"]
     return variant
 
 
@@ -283,7 +292,7 @@ def walks(
     side = _side(mask)
     grid = _grid(mask).transpose(1, 2) if transposed else _grid(mask)
     stored = torch.arange(side, device=grid.device)
-    if variant.ascending and not transposed:
+    if not transposed:  # a walk that goes from its end ascends where the list descends
         whole = mask.tokens // _BLOCK  # a short last block is walked first all the same
         stored[:whole] = stored[:whole].flip(0)
         grid = grid[:, :, stored]

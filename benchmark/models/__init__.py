@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelSpec", "Shape", "build", "example_inputs", "get", "install", "names"]
 
-# Each of these modules has a ModelSpec named SPEC; it is read when the model is asked for.
-_MODULES = MappingProxyType(
-    {"hunyuanvideo": "hunyuanvideo", "wan2.1-14b": "wan", "mochi-1": "mochi", "testbed-nano": "testbed"}
+# Where the ModelSpec of each model is; it is read when the model is asked for.
+_SPECS = MappingProxyType(
+    {
+        "hunyuanvideo": "hunyuanvideo.SPEC",
+        "wan2.1-14b": "wan.SPEC",
+        "mochi-1": "mochi.SPEC",
+        "testbed-nano": "testbed.SPEC",
+        "testbed-base": "testbed.BASE",
+    }
 )
 
 # The module with the processors of each transformer.
@@ -34,7 +40,7 @@ _PROCESSORS = MappingProxyType(
 
 def names() -> list[str]:
     """Names of all models, in the order of the tables."""
-    return list(_MODULES)
+    return list(_SPECS)
 
 
 def get(name: str) -> ModelSpec:
@@ -43,10 +49,11 @@ def get(name: str) -> ModelSpec:
     Raises:
         ValueError: there is no such model; the line has the nearest right name.
     """
-    if name not in _MODULES:
-        nearest = difflib.get_close_matches(str(name).lower(), _MODULES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"model {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(_MODULES)}")
-    return import_module(f"benchmark.models.{_MODULES[name]}").SPEC
+    if name not in _SPECS:
+        nearest = difflib.get_close_matches(str(name).lower(), _SPECS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"model {name!r} is unknown; did you mean {nearest!r}? There are {', '.join(_SPECS)}")
+    module, spec = _SPECS[name].split(".")
+    return getattr(import_module(f"benchmark.models.{module}"), spec)
 
 
 def install(

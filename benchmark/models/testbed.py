@@ -1,4 +1,4 @@
-"""The testbed: a small video model in pixel space, of Wan's architecture and with weights of its own."""
+"""The testbeds: small video models in pixel space, of Wan's architecture and with weights of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from benchmark.models.spec import ModelSpec, Shape, build
 from benchmark.records import sha256_file
+from benchmark.testbed import shards
 from benchmark.testbed.grammar import TEXT_DIM, TEXT_TOKENS
 
 if TYPE_CHECKING:
@@ -48,6 +49,40 @@ SPEC = ModelSpec(
     steps=16,
 )
 
+BASE = ModelSpec(
+    name="testbed-base",
+    paper_name="testbed-base",  # not a model of the paper
+    parameters=9.5e6,  # bfloat16 weights must fit into 20 MB
+    passes=1,
+    temporal_compression=1,
+    vae_compression=1,
+    # 32 frames: with fewer than 30, frames at power-of-two distances (``pa``) are more than a third of all pairs.
+    default=Shape(32, 64, 64),
+    lengths={"1x": 32, "2x": 64, "4x": 128},
+    text_tokens=TEXT_TOKENS,
+    joint_text=False,
+    transformer_class="WanTransformer3DModel",
+    transformer_config={
+        "patch_size": (1, 4, 4),
+        "num_attention_heads": 4,
+        "attention_head_dim": 64,  # heads of 32 would spend more time on exponentials than on products
+        "in_channels": 3,
+        "out_channels": 3,
+        "text_dim": TEXT_DIM,
+        "freq_dim": 64,
+        "ffn_dim": 1152,
+        "num_layers": 8,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": 1e-6,
+        "image_dim": None,
+        "added_kv_proj_dim": None,
+        "rope_max_seq_len": 128,
+        "pos_embed_seq_len": None,
+    },
+    steps=25,  # 6 dense steps are the paper's share of 24 %
+)
+
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "testbed" / "weights"
 
 
@@ -66,6 +101,17 @@ def manifest(name: str) -> dict[str, Any]:
     return published[name]
 
 
+def stated_files(name: str) -> dict[Path, str]:
+    """The files of a testbed's published weights, and the SHA-256 that the manifest states, directly or by an index.
+
+    Raises:
+        ValueError: none are published under that name, or their index cannot be read.
+    """
+    known = manifest(name)
+    path = WEIGHTS_FOLDER / known["file"]
+    return {path: known["sha256"]} | (shards.stated(path) if shards.is_index(path) and path.exists() else {})
+
+
 def load(
     name: str, device: torch.device | str = "cpu", folder: Path = WEIGHTS_FOLDER, spec: ModelSpec | None = None
 ) -> ModelMixin:
@@ -74,26 +120,24 @@ def load(
     Norms, modulation and time embedding stay in float32, as diffusers keeps them when it loads Wan in bfloat16.
 
     Args:
-        folder: where ``<name>.safetensors`` lies.
+        folder: where ``<name>.safetensors`` lies, or ``<name>.safetensors.index.json`` with the shards that it names.
         spec: what the weights were trained for; None for the testbed of that name.
 
     Raises:
-        ValueError: the file is missing, is not the one that the manifest names, or holds another model's weights.
+        ValueError: a file is missing, is not the one that the manifest or the index names, or holds another model's
+            weights.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     from benchmark import models
 
     spec = models.get(name) if spec is None else spec
-    path = folder / f"{name}.safetensors"
-    if not path.exists():
-        raise ValueError(f"weights {path}: the file is missing")
+    path = shards.find(folder, name)
     if folder.resolve() == WEIGHTS_FOLDER and (found := sha256_file(path)) != manifest(name)["sha256"]:
         raise ValueError(f"weights {path}: SHA-256 is {found}, the manifest says {manifest(name)['sha256']}")
     transformer = build(spec, device)
     try:
-        transformer.load_state_dict(load_file(path, device=str(device)), strict=True)
+        transformer.load_state_dict(shards.read(path, device), strict=True)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"weights {path}: not those of {spec.name}: {' '.join(str(error).split())[:300]}") from None
     kept = tuple(transformer._keep_in_fp32_modules)

@@ -39,6 +39,8 @@ rule report_page:
         # The same page for the experiment that was reported last. It is no output, for two experiments that run at
         # the same time would both claim it and Snakemake would let only one of them run.
         front="results/report/index.html",
+        speed=f"--speed-folder {SPEED} --speed-config {SPEED_CONFIG}",
+        held=SPEED_HELD.hexdigest(),
     shell:
         "OMP_NUM_THREADS={threads} python -m paper_figures.report --experiment-folder {params.results} "
-        "--out {params.folder} --front {params.front} > {log} 2>&1"
+        "{params.speed} --out {params.folder} --front {params.front} > {log} 2>&1"

@@ -1,6 +1,6 @@
 # Speed at the paper's shapes, on one GPU, stage by stage. A stage is a model at a shape; its parts are jobs of their own.
 # A job writes each record as soon as it is measured, ends by itself after `limit_s`, and is started again to go on from
-# there. The records are no outputs for Snakemake: it would delete those that are done before a job goes on.
+# there; what other machines measured and committed it takes over. The records are no outputs for Snakemake: it would delete those that are done before a job goes on.
 
 
 rule speed_plan:
@@ -18,9 +18,10 @@ rule speed_plan:
     params:
         stage=stage_settings,
         records=lambda wildcards, output: Path(output[0]).parents[2],
+        committed=COMMITTED,
     shell:
         "OMP_NUM_THREADS={threads} python -m benchmark latency --stage-json {params.stage:q} --part plan "
-        "--out {params.records} > {log} 2>&1"
+        "--out {params.records} --resume-from {params.committed} > {log} 2>&1"
 
 
 rule speed_measure:
@@ -44,9 +45,11 @@ rule speed_measure:
         stage=stage_settings,
         records=lambda wildcards, input: Path(input[0]).parents[2],
         limit=CONFIG["speed"]["limit_s"],
+        committed=COMMITTED,
     shell:
         "python -m benchmark --one-gpu latency --stage-json {params.stage:q} --part {wildcards.part} "
-        "--out {params.records} --limit-s {params.limit} --summary {output} >> {log} 2>&1"
+        "--out {params.records} --resume-from {params.committed} --limit-s {params.limit} --summary {output} "
+        ">> {log} 2>&1"
 
 
 rule speed_assemble:

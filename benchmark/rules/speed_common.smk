@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from benchmark import again
 from benchmark import config as experiments
 from benchmark import gpus
 from benchmark import processes
@@ -28,11 +29,19 @@ except ValueError as error:
 RESULTS = f"results/{CONFIG['experiment']}"
 LOGS = f"logs/{CONFIG['experiment']}"
 RECORDS = f"{RESULTS}/records"
+# What other machines have measured and committed is taken over, and not measured again.
+COMMITTED = f"results/reference/{CONFIG['experiment']}/records"
 ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
 
 shell.prefix(processes.prefix())
+# What another process on the GPU disturbed is measured again, if this run measures anything at all.
 if workflow.is_main_process:
-    HOLD = processes.hold(Path(".snakemake"), Path("results"), cluster=bool(workflow.resource_settings.nodes))
+    HOLD = processes.hold(
+        Path(".snakemake"),
+        Path("results"),
+        cluster=bool(workflow.resource_settings.nodes),
+        alone=lambda: again.remove_transient(Path(RESULTS), sys.argv),
+    )
 
 
 wildcard_constraints:

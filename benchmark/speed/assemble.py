@@ -1,8 +1,9 @@
 """The records that tables read: latency and tuning of a cell, put together from what was measured.
 
-Nothing is timed here. Whole steps are taken where there are any, else ``outside + layers x attention call``. The two
-are held against each other wherever both exist; where they differ by more than ``TOLERANCE``, the cells of that stage
-that stand on parts alone are ``incorrect``.
+Nothing is timed here. Whole steps are taken where a cell's sparse step and the dense one have both been timed whole,
+else both are ``outside + layers x attention call``: a speed-up never divides one kind by the other. The two are held
+against each other wherever both exist; where they differ by more than ``TOLERANCE``, the cells of that stage that
+stand on parts alone are ``incorrect``.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def latency(
     hashes = {"mask": facts["mask_hash"]} if isinstance(facts["mask_hash"], str) else {}
     if missing is not None:
         return make_record(LATENCY, cell, missing[0], reason=missing[1], device=_device(own, dense, shared))
-    source = {name: "whole" if record else "parts" for name, record in sources.items()}
+    source = dict.fromkeys(sources, "whole" if all(sources.values()) else "parts")
     for name in ("dense", "sparse"):
         values[f"step_{name}_s"] = values[f"step_{name}_{source[name]}_s"]
         whole, put = values.get(f"step_{name}_whole_s"), values.get(f"step_{name}_parts_s")

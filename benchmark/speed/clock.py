@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmark import timing
-from benchmark.records import code_hash, describe_device, make_record, read_record, write_json
+from benchmark.records import code_hash, describe_device, make_record, read_record, transient, write_json
 from benchmark.speed.cells import SpeedCell
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def record(
     except Unsupported as error:
         made = _failed(kind, cell, "unsupported", error, facts)
     except Disturbed as error:
-        made = _failed(kind, cell, "error", error, facts)
+        made = _failed(kind, cell, "error", error, facts, {"disturbed": True} | transient(_summaries(path, cell)))
     except Exception as error:  # whatever a method or a kernel raises is this cell's; the others go on
         logger.exception("%s: %s %s %s", kind, cell.stage, cell.method, cell.setting)
         made = _failed(kind, cell, "error", error, facts)
@@ -229,12 +229,24 @@ def record(
     return made
 
 
-def _failed(kind: str, cell: SpeedCell, status: str, error: BaseException, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _failed(
+    kind: str,
+    cell: SpeedCell,
+    status: str,
+    error: BaseException,
+    facts: Mapping[str, Any],
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     reason = " ".join(str(error).split()) or type(error).__name__
     if status == "error" and not isinstance(error, Disturbed):
         reason = f"{type(error).__name__}: {reason}"
-    details = {"disturbed": True} if isinstance(error, Disturbed) else {}
     return make_record(kind, cell, status, reason=reason[:500], details=details, device=facts)
+
+
+def _summaries(path: Path, cell: SpeedCell) -> list[Path]:
+    """What says that a stage's parts are done: without it, Snakemake starts the stage's jobs again."""
+    folder = path.parents[len(cell.path.parts)].parent / "stages" / cell.stage
+    return [folder / f"{part}.json" for part in ("parts", "whole", "ends", "training", "run")]
 
 
 def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:

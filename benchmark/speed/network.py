@@ -212,6 +212,40 @@ class _Capturing(attention.AttentionRouter):
         raise _CapturedError(q, k, v)
 
 
+class CopyingRouter(attention.PassThroughRouter):
+    """Hands on a copy of the values, and keeps how long the copies take.
+
+    An operation of a compiled graph may not return its argument, so values that pass through are copied. No attention
+    does that (it writes its output, which is in its own time), so it does not belong to the time outside attention.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._copies: list[Callable[[], float]] = []
+
+    def attend(self, layer, q, k, v, rotate):
+        """A copy of the values."""
+        rotate(q), rotate(k)
+        if v.device.type != "cuda":
+            begun = time.perf_counter()
+            copy = v.clone(memory_format=torch.contiguous_format)
+            took = time.perf_counter() - begun
+            self._copies.append(lambda: took)
+            return copy
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        copy = v.clone(memory_format=torch.contiguous_format)
+        end.record()
+        self._copies.append(lambda: start.elapsed_time(end) / 1e3)
+        return copy
+
+    def copies_s(self, passes: int) -> float:
+        """Median over the last so many passes, all over by now, of the seconds that a pass's copies took."""
+        each = len(self._copies[-1:]) and self._layers(passes)
+        found = [copy() for copy in self._copies[-passes * each :]]
+        return statistics.median(sum(found[n * each : (n + 1) * each]) for n in range(passes))
+
+
 class WarmingRouter(attention.AttentionRouter):
     """Attends in one dense and in one sparse layer, so that kernels are compiled and masks planned; else gives values.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from paper_figures.experiment import Experiment
 from paper_figures.report.page import build
+from paper_figures.speed import CONFIG, Speed
 
 
 def main(words: list[str] | None = None) -> int:
@@ -24,13 +25,22 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--front", type=Path, metavar="FILE", help="a second copy of the page, whose links lead to the same files"
     )
+    parser.add_argument("--speed-folder", type=Path, metavar="FOLDER", help="records of speed are in FOLDER/records")
+    parser.add_argument(
+        "--speed-config",
+        type=Path,
+        default=CONFIG,
+        metavar="FILE",
+        help="what they were measured under (default: h100)",
+    )
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("fontTools", "matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     source = Experiment(args.experiment_folder, args.records or args.experiment_folder / "records.parquet")
+    speed = Speed(args.speed_folder, args.speed_config) if args.speed_folder else None
     try:
-        written = build(source, args.out, args.front)
+        written = build(source, args.out, args.front, speed=speed)
     except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import io
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ TYPES = {
 }  # fmt: skip
 
 
+ALPHABET = string.digits + string.ascii_letters + "!#$%()*+-.;=>?@[]^_{|}~"
+"""The signs of base 85, by value. None of them can begin a tag, or end the element that they stand in."""
+
+
 @dataclass(frozen=True)
 class Held:
     """A file inside the page.
@@ -25,7 +29,7 @@ class Held:
     Args:
         name: its name when it is saved.
         type: its media type.
-        text: its bytes in base 64.
+        text: its bytes in base 85, which takes 6 % less room than base 64.
         gzipped: whether the bytes are compressed and the page unpacks them.
     """
 
@@ -46,7 +50,21 @@ def hold(name: str, data: bytes) -> Held:
     packed = not kind.startswith("image/")
     if packed:
         data = gzip.compress(data, 9, mtime=0)
-    return Held(name, kind, base64.b64encode(data).decode("ascii"), packed)
+    return Held(name, kind, encoded(data), packed)
+
+
+def encoded(data: bytes) -> str:
+    """Bytes in base 85: five signs for four bytes, the highest first.
+
+    Zeros fill up the last four bytes, and as many signs are left out at the end.
+    """
+    import numpy as np
+
+    fill = -len(data) % 4
+    words = np.frombuffer(data + bytes(fill), ">u4").astype(np.int64)
+    digits = np.stack([words // 85**place % 85 for place in (4, 3, 2, 1, 0)], axis=1)
+    text = np.frombuffer(ALPHABET.encode(), np.uint8)[digits.ravel()].tobytes().decode("ascii")
+    return text[: len(text) - fill]
 
 
 def hold_picture(path: Path) -> Held:

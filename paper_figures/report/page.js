@@ -30,6 +30,8 @@
     model: one("#model").value,
     length: one("#length").value,
     budget: one("#budget").value,
+    speedModel: one("#speed-model")?.value ?? "",
+    speedShape: one("#speed-shape")?.value ?? "",
     methods: new Set(boxes.filter((box) => box.checked).map((box) => box.value)),
   });
   const wanted = (element, filter) =>
@@ -43,6 +45,7 @@
     all(".plot .point").forEach((point) => { point.toggleAttribute("hidden", !wanted(point, filter)); });
     all("#methods tbody").forEach((row) => { row.hidden = !(here(row) && wanted(row, filter)); });
     all("section.paper").forEach((section) => filterTable(section, filter));
+    all("section.timed").forEach((section) => filterSpeed(section, filter));
     const count = filter.methods.size;
     one("#chosen").textContent = count === boxes.length ? `all ${count}` : `${count} of ${boxes.length}`;
     showClips();
@@ -65,6 +68,22 @@
     note.hidden = elsewhere.size === 0;
     note.textContent = `${shown ? "Also" : `Nothing at ${filter.length}, but`} at ${[...elsewhere].join(" and ")}: `
       + "choose that length above, or all lengths.";
+  }
+
+  /** The speed tables have models and shapes of their own. A method that was timed but drew no clips has no box. */
+  function filterSpeed(section, filter) {
+    const known = new Set(boxes.map((box) => box.value));
+    let shown = 0;
+    all(".block", section).forEach((block) => {
+      all("tbody", block).forEach((group) => {
+        group.hidden = known.has(group.dataset.method) && !filter.methods.has(group.dataset.method);
+      });
+      block.hidden = (filter.speedModel && block.dataset.model !== filter.speedModel)
+        || (filter.speedShape && block.dataset.shape !== filter.speedShape)
+        || all("tbody", block).every((group) => group.hidden);
+      shown += !block.hidden;
+    });
+    one(".empty", section).hidden = shown > 0;
   }
 
   // --- Sorting: all blocks of a table are sorted alike.
@@ -108,6 +127,8 @@
     const filter = chosen();
     const words = { model: filter.model, length: filter.length };
     if (filter.budget) words.budget = filter.budget;
+    if (filter.speedModel) words["speed-model"] = filter.speedModel;
+    if (filter.speedShape) words["speed-shape"] = filter.speedShape;
     if (filter.methods.size < boxes.length) words.methods = [...filter.methods].join(",") || "none";
     const sorted = Object.entries(sorts).filter(([, [column]]) => column).map(([part, [column, order]]) => [part, column, order].join("."));
     if (sorted.length) words.sort = sorted.join(",");
@@ -129,8 +150,9 @@
     const plain = !location.hash.includes("=");
     const words = new URLSearchParams(plain ? "" : location.hash.slice(1));
     const list = (name) => (words.get(name) ?? "").split(",").filter((word) => word);
-    for (const name of ["model", "length", "budget"]) {
+    for (const name of ["model", "length", "budget", "speed-model", "speed-shape"]) {
       const select = one(`#${name}`);
+      if (!select) continue;
       const options = [...select.options].map((option) => option.value);
       select.value = options.includes(words.get(name)) ? words.get(name) : options[0];
     }
@@ -139,7 +161,7 @@
     boxes.forEach((box) => { box.checked = every || known.includes(box.value); });
     all(".every-length").forEach((box) => { box.checked = list("every").includes(box.value); });
     const sorted = Object.fromEntries(list("sort").map((word) => word.split(".")).map(([part, ...rest]) => [part, rest]));
-    for (const part of ["overview", ...all("section.paper").map((section) => section.id)]) {
+    for (const part of ["overview", ...all("section.paper, section.timed").map((section) => section.id)]) {
       const [column, order] = sorted[part] ?? [];
       sorts[part] = ["ascending", "descending"].includes(order) ? [column, order] : [null, "none"];
       applySort(part);
@@ -164,18 +186,56 @@
 
   // --- Files inside the page.
 
-  function source(path) {
-    const file = data.files[path];
-    return file && `data:${file.type};base64,${document.getElementById(file.id).textContent}`;
+  const digits = new Uint8Array(128);
+  [...data.alphabet].forEach((sign, value) => { digits[sign.charCodeAt(0)] = value; });
+
+  /** The bytes of a file: each five signs of its text are four bytes, the last ones fewer. */
+  function bytesOf(file) {
+    const text = document.getElementById(file.id).textContent;
+    const words = Math.ceil(text.length / 5);
+    const bytes = new DataView(new ArrayBuffer(4 * words));
+    for (let word = 0; word < words; word += 1) {
+      let value = 0;
+      for (let at = 5 * word; at < 5 * word + 5; at += 1) {
+        value = 85 * value + (at < text.length ? digits[text.charCodeAt(at)] : 84);
+      }
+      bytes.setUint32(4 * word, value);
+    }
+    return new Uint8Array(bytes.buffer, 0, 4 * words - (5 * words - text.length));
   }
 
-  async function save(path) {
+  /** A picture's address. A page from the file system may read the pixels of such a one, but not those of a file. */
+  function source(path) {
     const file = data.files[path];
-    const text = atob(document.getElementById(file.id).textContent);
-    let blob = new Blob([Uint8Array.from(text, (sign) => sign.charCodeAt(0))], { type: file.type });
-    if (file.gzipped) blob = await new Response(blob.stream().pipeThrough(new DecompressionStream("gzip"))).blob();
-    saveBlob(file.name, blob);
+    if (!file) return undefined;
+    const bytes = bytesOf(file);
+    let text = "";
+    for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
+    return `data:${file.type};base64,${btoa(text)}`;
   }
+
+  async function unpack(file) {
+    const blob = new Blob([bytesOf(file)], { type: file.type });
+    if (!file.gzipped) return blob;
+    return new Response(blob.stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+  }
+
+  const save = async (path) => saveBlob(data.files[path].name, await unpack(data.files[path]));
+
+  // The records of speed are packed as one file, and unpacked when one of them is first asked for.
+
+  const speed = { cells: {}, texts: {} };
+  const speedFile = data.files["speed-records.json"];
+  let unpacking = null;
+
+  /** A cell of either experiment; null while the records of speed are still packed. */
+  const cellOf = (id) => data.cells[id] ?? speed.cells[id] ?? null;
+
+  function withSpeed(action) {
+    unpacking ??= unpack(speedFile).then((blob) => blob.text()).then((text) => Object.assign(speed, JSON.parse(text)));
+    unpacking.then(action);
+  }
+  if (speedFile) window.requestIdleCallback?.(() => withSpeed(() => { document.body.dataset.speed = "ready"; }), { timeout: 3000 });
 
   function saveBlob(name, blob) {
     const url = URL.createObjectURL(blob);
@@ -214,12 +274,13 @@
   }
 
   function showDetails(id, metric) {
-    const cell = data.cells[id];
+    const cell = cellOf(id);
+    if (!cell) return withSpeed(() => showDetails(id, metric));
     const row = rowOf(cell, metric);
     const parts = [];
     if (row) {
-      parts.push(make("p", { class: "big" }, `${row.label}: ${roundedOf(row)}`));
-      if (row.value !== null) parts.push(make("p", { class: "notes" }, `In the record: ${textOf(row)}`));
+      parts.push(make("p", { class: "big" }, `${row.label}: ${row.told ? `${row.told} ${row.unit}`.trim() : roundedOf(row)}`));
+      if (row.value !== null) parts.push(make("p", { class: "notes" }, `${row.told ? "With all digits" : "In the record"}: ${textOf(row)}`));
       for (const words of [row.reason, row.footnote]) if (words) parts.push(make("p", {}, words));
     } else if (metric) {
       parts.push(make("p", { class: "big" }, `${metric}: no number in the records`));
@@ -237,6 +298,7 @@
     const about = cell.records.find((record) => row && record.kind === row.kind);
     const records = about ? [about, ...cell.records.filter((record) => record !== about)] : cell.records;
     for (const record of records) parts.push(...told(record));
+    if (!records.length) parts.push(make("h3", {}, "No record yet. Command that makes it"), make("pre", {}, cell.command));
     parts.push(make("h3", {}, "All numbers of this cell"), numbers(cell, row));
     parts.push(make("h3", {}, "Settings"), facts(cell.settings));
     if (cell.clips.length) {
@@ -249,7 +311,7 @@
   const rowOf = (cell, metric) => cell.rows.find((each) => each.metric === (aliases[metric] ?? metric));
 
   /** Where the paper's tables have a cell's metric. */
-  const tableCells = (id, metric) => all(`section.paper tbody[data-cell="${CSS.escape(id)}"] td`)
+  const tableCells = (id, metric) => all(`:is(section.paper, section.timed) tbody[data-cell="${CSS.escape(id)}"] td`)
     .filter((cell) => one(`.own .number[data-metric="${CSS.escape(metric ?? "")}"]`, cell));
 
   /** The published numbers in the same cell of the paper's tables, as buttons. */
@@ -267,7 +329,8 @@
   function showPublished(number, columns, id, metric) {
     const row = data.published[number];
     const names = (columns ?? "").split(" ").filter((name) => name);
-    const cell = data.cells[id];
+    const cell = cellOf(id);
+    if (!cell) return withSpeed(() => showPublished(number, columns, id, metric));
     const where = `${row.model}, ${row.frames} frames${row.tuned ? ", tuned" : ""}`;
     const parts = [];
     for (const name of names) parts.push(make("p", { class: "big" }, `${name}: ${row.cells[name]} `, make("small", {}, "as printed")));
@@ -293,7 +356,8 @@
   }
 
   function told(file) {
-    const record = JSON.parse(file.text);
+    const text = file.text ?? speed.texts[file.file];
+    const record = JSON.parse(text);
     const origin = record.provenance;
     const command = make("pre", {}, origin.command ?? "no command stated");
     const words = { status: record.status, commit: origin.commit, "code (SHA-256)": origin.code, date: origin.date,
@@ -302,9 +366,9 @@
     words.packages = Object.entries(origin.packages ?? {}).map(([name, version]) => `${name} ${version}`).join(", ");
     const name = `${file.kind}.json`;
     const whole = make("details", { class: "record" }, make("summary", {}, `Record ${name}`),
-      make("p", {}, button(`Save ${name}`, () => saveBlob(name, new Blob([file.text], { type: "application/json" })), { class: "save" }),
+      make("p", {}, button(`Save ${name}`, () => saveBlob(name, new Blob([text], { type: "application/json" })), { class: "save" }),
         " ", make("a", { href: `${data.root}/${file.file}` }, file.file)),
-      make("pre", { tabindex: 0 }, file.text));
+      make("pre", { tabindex: 0 }, text));
     const more = make("details", {}, make("summary", {}, "Commit, device, date, hashes, packages"), facts(words));
     return [make("h3", {}, `Command that made it (${file.kind})`), command, whole, more];
   }
@@ -584,7 +648,7 @@
     }
   });
   const changed = () => { applyFilters(); remember(); };
-  all("#model, #length, #budget, .every-length").forEach((each) => each.addEventListener("change", changed));
+  all("#model, #length, #budget, #speed-model, #speed-shape, .every-length").forEach((each) => each.addEventListener("change", changed));
   boxes.forEach((box) => box.addEventListener("change", changed));
   for (const [id, on] of [["#every", true], ["#none", false]]) {
     one(id).addEventListener("click", () => { boxes.forEach((box) => { box.checked = on; }); changed(); });

@@ -14,7 +14,9 @@ from typing import Any
 from paper_figures import entries
 from paper_figures.experiment import CellRows, Experiment
 from paper_figures.report import charts, facts, held, papers
+from paper_figures.report import speed as speeds
 from paper_figures.report.sheets import clips_of, place, sheet_of
+from paper_figures.speed import Speed
 from paper_figures.tables import Entry, Table, footnotes
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,9 @@ FILES = (*(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", 
 """Files of the experiment that the page offers to save."""
 
 
-def build(source: Experiment, out: Path, front: Path | None = None, largest: int = LARGEST) -> list[Path]:
+def build(
+    source: Experiment, out: Path, front: Path | None = None, largest: int = LARGEST, speed: Speed | None = None
+) -> list[Path]:
     """Builds the report of an experiment.
 
     Records, tables, figures and clips are inside the page. Where it would be too large with them, the clips' sheets
@@ -43,6 +47,7 @@ def build(source: Experiment, out: Path, front: Path | None = None, largest: int
         out: folder for ``index.html``.
         front: where a second copy of the page goes, with links to the same files.
         largest: bytes that the page may have with its clips inside.
+        speed: records of speed; without, the page has no such part.
 
     Returns:
         The pages written.
@@ -54,7 +59,12 @@ def build(source: Experiment, out: Path, front: Path | None = None, largest: int
     cells = source.cells()
     clips = {facts.identifier(cell): clips_of(source, cell) for cell in cells}
     files = held.files_of(source, [*FILES, *(f"figures/{name}.png" for name in figure_names())])
-    content = gather(source, cells, {name: [told for told, _ in own] for name, own in clips.items()}, files)
+    told = {name: [clip for clip, _ in own] for name, own in clips.items()}
+    printed = papers.Printed()
+    timed = None if speed is None else speeds.gather(speed, source, printed)
+    if timed is not None:
+        files[speeds.TEXTS] = held.hold(speeds.TEXTS, timed.file())
+    content = gather(source, cells, told, files, printed, timed, speed)
     pages = [out / "index.html", *([Path(front)] if front else [])]
     shutil.rmtree(out / "clips", ignore_errors=True)  # sheets of an earlier page
     sheets = _sheets_inside(clips)
@@ -96,10 +106,14 @@ def gather(
     cells: list[CellRows],
     clips: Mapping[str, list[dict[str, Any]]],
     files: Mapping[str, held.Held],
+    printed: papers.Printed,
+    timed: speeds.Gathered | None = None,
+    speed: Speed | None = None,
 ) -> dict[str, Any]:
     """All that the template shows, but for where the page and the clips' sheets lie."""
     groups = facts.by_length(cells)
-    controls, printed = facts.controls(cells), papers.Printed()
+    controls = facts.controls(cells)
+    timed_methods = {cell.method for cells in speed.stages.values() for cell in cells} if speed else ()
     floors = {(one["model"], one["length"]): one["floor"]["psnr"] for one in controls}
     return {
         "experiment": cells[0].fact("experiment"),
@@ -107,7 +121,9 @@ def gather(
         "lengths": list(dict.fromkeys(cell.length for cell in cells)),
         "budgets": list(dict.fromkeys(facts.budget_name(cell) for cell in cells)),
         "methods": {cell.method: cell.fact("title") for cell in cells},
-        "markers": {cell.method: charts.marker(cell.method) for cell in cells},
+        "markers": {
+            name: charts.marker(name) for name in dict.fromkeys([cell.method for cell in cells] + sorted(timed_methods))
+        },
         "overview": overview(cells),
         "answers": [
             {"model": model, "length": length, "setting": _setting(members), **facts.answer(members)}
@@ -123,7 +139,8 @@ def gather(
         "untrained": facts.untrained_note(cells),
         "teaser": teaser(groups),
         "tables": [table_of(source, name, printed, files) for name in TABLES],
-        "figures": figures(source, files),
+        "speed": _speed(timed),
+        "figures": figures(source, files, speed),
         "origins": facts.origins(cells),
         "testbeds": sorted({cell.model for cell in cells if entries.is_testbed(cell.model)}),
         "data": {
@@ -136,6 +153,17 @@ def gather(
             "paper": papers.PAPER,
             "experiment": source.folder.as_posix(),
         },
+    }
+
+
+def _speed(timed: speeds.Gathered | None) -> dict[str, Any]:
+    """The speed tables, and the models and shapes that they can be narrowed to."""
+    sections = [] if timed is None else timed.sections
+    blocks = [block for section in sections for block in section["blocks"]]
+    return {
+        "sections": sections,
+        "models": {block["model"]: entries.paper_name(block["model"]) for block in blocks if block["model"]},
+        "shapes": list(dict.fromkeys(block["shape"] for block in blocks if block["shape"])),
     }
 
 
@@ -248,9 +276,12 @@ def table_of(source: Experiment, name: str, printed: papers.Printed, files: Mapp
     }
 
 
-def _command(source: Experiment, name: str, folder: str) -> str:
+def _command(source: Experiment, name: str, folder: str, speed: Speed | None = None) -> str:
+    from paper_figures.__main__ import EXPERIMENT, reads
+
     place = source.folder.as_posix()
-    return f"python -m paper_figures {name} --experiment-folder {place} --out {place}/{folder}"
+    timed = f" --speed-folder {speed.folder.as_posix()}" if speed and reads(name) != EXPERIMENT else ""
+    return f"python -m paper_figures {name} --experiment-folder {place}{timed} --out {place}/{folder}"
 
 
 def figure_names() -> list[str]:
@@ -260,7 +291,7 @@ def figure_names() -> list[str]:
     return [name for name in targets() if name.startswith("figure")]
 
 
-def figures(source: Experiment, files: Mapping[str, held.Held]) -> list[dict[str, Any]]:
+def figures(source: Experiment, files: Mapping[str, held.Held], speed: Speed | None = None) -> list[dict[str, Any]]:
     """Every figure that there is code for: what it shows, its files if it was drawn, and the command that draws it."""
     found = []
     for name in figure_names():
@@ -273,7 +304,7 @@ def figures(source: Experiment, files: Mapping[str, held.Held]) -> list[dict[str
             "caption": words.replace("``", ""),
             "drawn": f"figures/{name}.png" in files,
             "pdf": (source.folder / "figures" / f"{name}.pdf").is_file(),
-            "command": _command(source, name, "figures"),
+            "command": _command(source, name, "figures", speed),
         })  # fmt: skip
     return found
 
@@ -312,7 +343,12 @@ def render(
     root = _relative(experiment, page)
     inside = {path: {"id": file.key, "name": file.name, "type": file.type, "gzipped": file.gzipped}
               for path, file in files.items()}  # fmt: skip
-    data = content["data"] | {"root": root, "files": inside, "clips_root": _relative(sheets, page)}
+    data = content["data"] | {
+        "root": root,
+        "files": inside,
+        "alphabet": held.ALPHABET,
+        "clips_root": _relative(sheets, page),
+    }
     told = [told for cell in data["cells"].values() for told in cell["clips"] if "missing" not in told]
     beside = bool(told) and not any(f"{name}/{clip['name']}" in files
                                     for name, cell in data["cells"].items() for clip in cell["clips"])  # fmt: skip

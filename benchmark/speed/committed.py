@@ -1,0 +1,113 @@
+"""Records that are committed: how a run's get there, and how a run on another machine goes on from them.
+
+A run that is too long for one machine's time is spread over several: each publishes what it measured, and the next one
+takes it over instead of measuring it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark.records import ROOT, read_record
+from benchmark.speed import assemble, planning
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = ROOT / "results" / "reference"
+KERNELS = "kernels"
+NOT_TAKEN = (assemble.LATENCY, assemble.TRAINING, "audit")
+"""Kinds that are no measurement to go on from: what is put together from others, or says how far others are off."""
+
+
+def publish(folder: Path, reference: Path = REFERENCE) -> list[Path]:
+    """Copies what a run measured, to be committed: its records, plans, and the kernels' records beside them.
+
+    Args:
+        folder: ``results/<experiment>/records``; the kernels' are in ``results/<experiment>/kernels``.
+        reference: copies go to ``<reference>/<experiment>``.
+
+    Returns:
+        The copies.
+
+    Raises:
+        ValueError: a record is not as it was written, is of a trial, or of another experiment than the others.
+    """
+    plans = sorted(folder.rglob(planning.FILE))
+    paths = [path for path in sorted(folder.rglob("*.json")) if path.name != planning.FILE]
+    experiments = set()
+    for path in paths:
+        cell = read_record(path)["cell"]
+        if cell.get("trial"):
+            raise ValueError(f"record {path}: of a trial ({cell['trial']}); trials are not published")
+        experiments.add(cell["experiment"])
+    for path in plans:
+        planning.read(path)
+    kernels = sorted((folder.parent / KERNELS).glob("*.json"))
+    for path in kernels:
+        held = read_record(path)
+        if held["kind"] != KERNELS:
+            raise ValueError(f"record {path}: kind={held['kind']}; {KERNELS} is needed here")
+        if held["provenance"]["device"].get("type") == "cpu":
+            raise ValueError(f"record {path}: of a trial on a CPU; trials are not published")
+    if len(experiments) != 1:
+        raise ValueError(f"{folder}: records of {len(experiments)} experiments; of one is needed")
+    target = reference / experiments.pop()
+    return [_copy(path, target / path.relative_to(folder.parent)) for path in (*paths, *plans, *kernels)]
+
+
+def take_over(stage: str, asked: str, records: Path, committed: Path, device: Mapping[str, Any]) -> list[Path]:
+    """Copies a stage's committed measurements to where a run looks for its own, where that has none that passed.
+
+    What a cell's record does not fit is measured anew: the job compares the whole cell, solved knobs included.
+
+    Args:
+        stage: model/shape.
+        asked: what the plan must be made for, from ``planning.asked``.
+        records: the run's folder of records.
+        committed: such a folder as ``results/reference/h100/records``; nothing need be there.
+        device: what this machine measures on; records of another GPU are not taken, since times of one are compared.
+
+    Returns:
+        The copies.
+    """
+    taken = []
+    plan = committed / stage / planning.FILE
+    if plan.exists() and not (records / stage / planning.FILE).exists() and planning.read(plan)["asked"] == asked:
+        taken.append(_copy(plan, records / stage / planning.FILE))
+    for path, held in _measured(committed / stage):
+        own = records / path.relative_to(committed)
+        if held["provenance"]["device"].get("name") != device.get("name", held["provenance"]["device"].get("name")):
+            logger.warning("%s: measured on %s, not taken", path, held["provenance"]["device"].get("name"))
+        elif not _passed(own):
+            taken.append(_copy(path, own))
+    if taken:
+        logger.info("%s: %d files are those of %s", stage, len(taken), committed)
+    return taken
+
+
+def _passed(path: Path) -> bool:
+    """Whether there is a record that passed and is as it was written."""
+    with contextlib.suppress(ValueError):
+        return read_record(path)["status"] == "passed"
+    return False
+
+
+def _measured(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The measurements of a stage that passed."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.name == planning.FILE or path.stem in NOT_TAKEN:
+            continue
+        held = read_record(path)
+        if held["status"] == "passed":
+            yield path, held
+
+
+def _copy(path: Path, copy: Path) -> Path:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
+    return copy
