@@ -33,6 +33,7 @@ else:
     include: "benchmark/rules/common.smk"
     include: "benchmark/rules/inputs.smk"
     include: "benchmark/rules/clips.smk"
+    include: "benchmark/rules/tuning.smk"
     include: "benchmark/rules/records.smk"
     include: "benchmark/rules/analysis.smk"
     include: "benchmark/rules/paper.smk"

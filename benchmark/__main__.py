@@ -24,17 +24,19 @@ VERBS = MappingProxyType(
         "sweep": "plan the paper's models over the number of frames",
         "probe": "record attention maps of a testbed and fit their decay",
         "train": "train a testbed from nothing",
+        "tune": "train a testbed's adapter for a longer length under a method",
+        "train_judge": "train the judge that scores a testbed's clips",
         "publish": "copy trained weights into the repository, with their training record",
         "kernels_bench": "check and time attention kernels at a model's shape",
         "new-method": "write a new method's file, which runs as it is",
     }
 )
 
-# Verbs that draw or measure clips: if the kernel kills one, a record says so.
-SUPERVISED = ("generate", "measure")
+# Verbs that draw or measure clips, or train for them: if the kernel kills one, a record says so.
+SUPERVISED = ("generate", "measure", "tune")
 
 # Verbs whose module is not their own name in this package.
-MODULES = MappingProxyType({"train": "testbed.train"})
+MODULES = MappingProxyType({"train": "testbed.train", "train_judge": "reward.train_judge"})
 
 EXAMPLES = """examples:
   python -m benchmark plan --model wan2.1-14b --frames 161 --height 720 --width 1280 --method radial --json

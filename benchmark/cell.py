@@ -33,6 +33,7 @@ class Cell:
         clips: number of prompts, each with its own noise.
         seed: seed of prompts and noise.
         tuned: whether the method's adapter is loaded.
+        tuning_settings: how the adapter was trained, see ``tuning.settings``; empty where the cell is not tuned.
     """
 
     experiment: str
@@ -52,6 +53,7 @@ class Cell:
     clips: int = 1
     seed: int = 0
     tuned: bool = False
+    tuning_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tuning(self) -> str:
@@ -77,11 +79,13 @@ class Cell:
         words.append(f"--clips {self.clips} --seed {self.seed}")
         if self.tuned:
             words.append("--tuned")
+            words += [f"--tune {key}={value}" for key, value in sorted(self.tuning_settings.items())]
         return " ".join(words)
 
     def settings(self) -> dict[str, Any]:
-        """Every field, as it is written into records."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Every field, as it is written into records; an untuned cell says nothing of tuning settings."""
+        left_out = () if self.tuned else ("tuning_settings",)
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
 
 
 def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,18 +107,26 @@ def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dense-layers", type=int, default=0, help="first layers run dense (default: %(default)s)")
     group.add_argument("--clips", type=int, default=1, help="prompts, each with its own noise (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, help="seed of prompts and noise (default: %(default)s)")
-    group.add_argument("--tuned", action="store_true", help="load the method's adapter")
+    group.add_argument("--tuned", action="store_true", help="with the method's adapter")
+    group.add_argument(
+        "--tune", action="append", default=[], metavar="NAME=VALUE", help="a setting of the adapter's tuning"
+    )
 
 
 def from_arguments(args: argparse.Namespace) -> Cell:
     """The cell that parsed options state.
 
     Raises:
-        ValueError: the method or a knob is unknown, or a knob's value is not allowed.
+        ValueError: the method or a knob is unknown, or a knob's value is not allowed; a setting of a tuning is wrong,
+            or stands beside an untuned cell.
     """
     from benchmark import registry
+    from benchmark.tuning.settings import from_words
 
-    values = {name: getattr(args, name) for name in Cell.__dataclass_fields__}
+    if args.tune and not args.tuned:
+        raise ValueError(f"--tune {args.tune[0]}: the cell is not tuned; --tuned is needed beside it")
+    values = {name: getattr(args, name) for name in Cell.__dataclass_fields__ if name != "tuning_settings"}
+    values["tuning_settings"] = from_words(args.tune).as_dict() if args.tuned else {}
     values["knobs"] = registry.parse_knobs(args.method, args.knobs)
     registry.get(args.method, values["knobs"])
     return Cell(**values)

@@ -85,6 +85,9 @@ _ENGINE = {
     "pflop": {"label": "PFLOP", "unit": "PFLOP", "direction": "lower"},
     "pflop_dense": {"label": "PFLOP dense", "unit": "PFLOP"},
     "generation_s": {"label": "Generation", "unit": "s", "direction": "lower", "decimals": 2},
+    "tuning_s": {"label": "Tuning", "unit": "s", "direction": "lower", "decimals": 1},
+    "peak_memory_gib": {"label": "Memory of the tuning", "unit": "GiB", "direction": "lower", "decimals": 2},
+    "final_loss": {"label": "Final loss", "direction": "lower", "decimals": 4},
 }
 
 
@@ -163,7 +166,7 @@ def _check_devices(records: Mapping[str, Mapping[str, Any]]) -> None:
     first_of_kind: dict[str, tuple[str, str]] = {}
     for name, record in records.items():
         device = record["provenance"]["device"]
-        if not device:
+        if not device or "shipped" in record["details"]:  # of an adapter that was made elsewhere
             continue
         if device["type"] != "cpu":
             first_gpu = first_gpu or (device["name"], name)
@@ -226,7 +229,10 @@ def _hash(name: str) -> Callable[[Mapping[str, Any]], str | None]:
     return lambda record: record["provenance"]["hashes"].get(name) or None
 
 
-def _schedule(record: Mapping[str, Any]) -> str:
+def _schedule(record: Mapping[str, Any]) -> str | None:
+    """What decides how clips are drawn; a tuning draws none."""
+    if record["kind"] == "tune":
+        return None
     cell = record["cell"]
     names = ("frames", "height", "width", "steps", "dense_steps", "dense_layers", "clips", "seed")
     return " ".join(f"{name}={cell[name]}" for name in names)
@@ -272,8 +278,8 @@ def _rows(
     metrics: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """The rows of one record."""
-    cell, origin = record["cell"], record["provenance"]
-    source = generated or record
+    source, origin = generated or record, record["provenance"]
+    cell = source["cell"]  # that of a tuning says nothing of how clips are drawn
     hashes = source["provenance"]["hashes"] | {key: value for key, value in origin["hashes"].items() if value}
     base: dict[str, Any] = dict.fromkeys(COLUMNS)
     base |= {key: cell[key] for key in COLUMNS if key in cell}

@@ -163,10 +163,13 @@ def summarise(clips: Sequence[Mapping[str, Any]], metrics: Sequence[PreparedMetr
     summary: dict[str, Any] = {}
     footnotes, status, reasons = {}, {}, {}
     for metric in metrics:
+        # A metric's settings may decide what must be said of its numbers, such as whose judgement they are.
+        stated = metric.context.get("footnotes", {})
         for column in metric.metric.columns:
             values = [clip["values"][column.key] for clip in clips if column.key in clip["values"]]
-            if values and column.footnote:
-                footnotes[column.key] = column.footnote
+            footnote = stated.get(column.key, column.footnote)
+            if values and footnote:
+                footnotes[column.key] = footnote
             if len(values) == len(clips):
                 summary[column.key] = float(np.mean(values))
         failed = [clip for clip in clips if clip["status"][metric.name] != "passed"]

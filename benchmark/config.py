@@ -11,6 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,7 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     _check_schedule(config["schedule"], specs)
     _check_names("kernel", [config["kernel"]], [kernels.AUTO, *kernels.names()])
     _check_names("metrics", config["metrics"], metric.metric_names())
+    config["tuned"] = _tuned(config, specs)
     if budgets and config["budget"] is not None:
         _check_budget(config, specs)
     return config
@@ -124,7 +126,7 @@ def load(path: Path | str) -> dict[str, Any]:
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
-    """Every cell of a checked configuration: models, then lengths, then methods.
+    """Every cell of a checked configuration: models, then lengths, then methods, each untuned and then tuned.
 
     A cell says everything that decides its own clips and nothing else. A method without a density to set gets no
     budget, so that another budget does not run it again.
@@ -132,7 +134,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     from benchmark import models, registry
     from benchmark.budget import has_budget
 
-    found = []
+    found, tuned = [], config.get("tuned")
     for model in config["models"]:
         spec = models.get(model)
         for length in config["lengths"]:
@@ -141,24 +143,26 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
             for method in config["methods"]:
                 knobs = dict(config["knobs"].get(method, {}))
                 solvable = has_budget(registry.get(method, knobs), layout, config["block"])
-                found.append(
-                    Cell(
-                        experiment=config["experiment"],
-                        model=model,
-                        length=length["name"],
-                        frames=frames,
-                        height=height,
-                        width=width,
-                        method=method,
-                        knobs=knobs,
-                        budget=config["budget"] if solvable else None,
-                        block=config["block"],
-                        kernel=config["kernel"],
-                        **config["schedule"],
-                        clips=config["prompts"]["count"],
-                        seed=config["prompts"]["seed"],
-                    )
+                cell = Cell(
+                    experiment=config["experiment"],
+                    model=model,
+                    length=length["name"],
+                    frames=frames,
+                    height=height,
+                    width=width,
+                    method=method,
+                    knobs=knobs,
+                    budget=config["budget"] if solvable else None,
+                    block=config["block"],
+                    kernel=config["kernel"],
+                    **config["schedule"],
+                    clips=config["prompts"]["count"],
+                    seed=config["prompts"]["seed"],
                 )
+                found.append(cell)
+                if tuned and method in tuned["methods"] and length["name"] in tuned["lengths"]:
+                    settings = {key: value for key, value in tuned.items() if key not in ("methods", "lengths")}
+                    found.append(replace(cell, tuned=True, tuning_settings=settings))
     return found
 
 
@@ -298,6 +302,41 @@ def _check_schedule(schedule: Mapping[str, int], specs: Mapping[str, ModelSpec])
             raise ValueError(
                 f"schedule.dense_layers={schedule['dense_layers']}: at most {spec.layers}, all layers of {spec.name}"
             )
+
+
+def _tuned(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[str, Any] | None:
+    """Which cells there are tuned as well, and the settings of the tuning; None where there are none.
+
+    A method or a length that the experiment leaves out is left out here, too, and that is logged: so that one list of
+    methods on the command line is enough.
+    """
+    from benchmark import registry
+    from benchmark.tuning.settings import from_mapping
+
+    if config["tuned"] is None:
+        return None
+    tuned = dict(config["tuned"])
+    asked = {"methods": tuned.pop("methods"), "lengths": tuned.pop("lengths")}
+    _check_names("tuned.methods", asked["methods"], registry.names())
+    known = {name for spec in specs.values() for name in spec.lengths}
+    here = {"methods": config["methods"], "lengths": [length["name"] for length in config["lengths"]]}
+    _check_names("tuned.lengths", asked["lengths"], sorted(known | set(here["lengths"])))
+    for key, names in asked.items():
+        left_out = [name for name in names if name not in here[key]]
+        if left_out:
+            logger.info("tuned.%s: %s left out, as the experiment does", key, ", ".join(left_out))
+        asked[key] = [name for name in here[key] if name in names]
+    settings = from_mapping(tuned)
+    for spec in specs.values():
+        if settings.dense_layers > spec.layers:
+            raise ValueError(
+                f"tuned.dense_layers={settings.dense_layers}: at most {spec.layers}, all layers of {spec.name}"
+            )
+        for length in config["lengths"]:
+            _, height, width = shape(spec, length)
+            if length["name"] in asked["lengths"] and height != width:
+                raise ValueError(f"tuned.lengths: {length['name']}: {height}x{width} pixels; tuning needs square clips")
+    return asked | settings.as_dict()
 
 
 def _check_names(key: str, wanted: list[str], allowed: list[str]) -> None:

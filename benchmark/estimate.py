@@ -47,6 +47,7 @@ JOB_SECONDS = MappingProxyType(
         "inputs": 2.0,
         "generate": 6.7,  # start-up, weights and masks, without the clips
         "measure": 4.5,
+        "tune": 6.0,  # start-up, weights and masks, without the training
         "collect": 1.8,
         "operations": 9.9,
         "probe": 10.5,
@@ -63,6 +64,7 @@ BENCHMARK_FILES = MappingProxyType({"report_page": "report"})  # those that are 
 BUDGETS_CHECKED = "BENCHMARK_BUDGETS_CHECKED"
 """The environment variable that tells the Snakefile that budgets were held against the methods before."""
 
+GPU_RULES = ("generate", "tune")
 TARGETS = ("all", "tables", "figures")  # names of groups of outputs; nothing runs
 
 BYTES_A_PIXEL = 1.25
@@ -108,6 +110,7 @@ def estimate(
     earlier = _earlier(config["experiment"], results, device)
     counted = _counted(found, workers)
     lines = [_line(cell, count, earlier, device) for cell, count in zip(found, counted, strict=True)]
+    tunings = [_tuning(cell, device) for cell in found if cell.tuned]
     jobs = {rule: {"count": count} for rule, count in planned_jobs(path, planning).items()}
     startup, startup_source = _startup(folder, earlier)
     for rule, job in jobs.items():
@@ -116,6 +119,13 @@ def estimate(
             clips = sum(line["hours"] for line in lines)
             job["source"] = f"{startup_source}; and the clips"
             job["hours"] = clips + job["count"] * startup / 3600
+        elif rule == "tune":
+            trained = sum(tuning["trained"] for tuning in tunings)
+            job["source"] = f"{len(tunings) - trained} taken over, as they are shipped; {trained} trained"
+            if trained:
+                job["source"] += f": 3 forward passes of {DEFAULT_SOURCES[device].partition(':')[0]} a clip and step"
+            startup = JOB_SECONDS[rule]  # of earlier jobs it is not known which of them trained
+            job["hours"] = sum(tuning["hours"] for tuning in tunings) + job["count"] * startup / 3600
         else:
             job["hours"] = job["count"] * seconds / 3600
     return {
@@ -127,7 +137,7 @@ def estimate(
         "pflop": sum(line["pflop"] for line in lines),
         "pflop_dense": sum(line["pflop_dense"] for line in lines),
         "cpu_hours": sum(job["hours"] for job in jobs.values()),
-        "gpu_hours": jobs["generate"]["hours"] if device == "cuda" else 0.0,
+        "gpu_hours": sum(jobs.get(rule, {"hours": 0.0})["hours"] for rule in GPU_RULES) if device == "cuda" else 0.0,
         "disk_bytes": _disk(found, folder, earlier),
     }
 
@@ -193,11 +203,34 @@ def _operations(cell: Cell) -> dict[str, float] | str:
 def _line(cell: Cell, counted: Mapping[str, float] | str, earlier: list[dict[str, Any]], device: str) -> dict[str, Any]:
     """Operations of all clips of a cell, and the hours that they are estimated to take."""
     line = {"model": cell.model, "length": cell.length, "method": cell.method, "clips": cell.clips}
+    line |= {"tuned": True} if cell.tuned else {}
     if isinstance(counted, str):
         return line | {"pflop": 0.0, "pflop_dense": 0.0, "hours": 0.0, "source": f"unsupported: {counted}"}
     rate, source = _rate(cell, earlier, device)
     count, dense = (cell.clips * counted[key] for key in ("pflop", "pflop_dense"))
     return line | {"pflop": count, "pflop_dense": dense, "hours": count * rate / 3600, "source": source}
+
+
+def _tuning(cell: Cell, device: str) -> dict[str, Any]:
+    """Whether a tuned cell's adapter has to be trained, and the hours of that besides its job's start.
+
+    A step of a clip is counted as three forward passes: one forward, two backward; adapters save a part of the second.
+    """
+    from dataclasses import replace
+
+    from benchmark.models import testbed
+    from benchmark.tuning import places
+    from benchmark.tuning.settings import from_mapping
+
+    if places.shipped(cell, testbed.manifest(cell.model)["sha256"]) is not None:
+        return {"trained": False, "hours": 0.0}
+    settings = from_mapping(cell.tuning_settings)
+    step = replace(cell, steps=1, dense_steps=0, dense_layers=settings.dense_layers)
+    counted = _operations(step)
+    if isinstance(counted, str):  # such a cell gets a record that says so
+        return {"trained": False, "hours": 0.0}
+    clips = settings.steps * settings.batch
+    return {"trained": True, "hours": 3 * clips * counted["pflop"] * DEFAULTS[device] / 3600}
 
 
 def _earlier(experiment: str, results: Path | str, device: str) -> list[dict[str, Any]]:
@@ -287,7 +320,7 @@ def _disk(found: list[Cell], folder: Path, earlier: list[dict[str, Any]]) -> dic
     disk: dict[str, Any] = {
         "clips": round(clips),
         "inputs": inputs,
-        "records": 2 * len(found) * RECORD_BYTES,
+        "records": (2 * len(found) + sum(cell.tuned for cell in found)) * RECORD_BYTES,
         "tables, figures and the rest": other,
     }
     disk["all"] = sum(disk.values())

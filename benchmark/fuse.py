@@ -44,7 +44,7 @@ def fuse(
             kernel's own backward pass runs; there is no level ``full``.
         backend: the compiler of ``torch.compile``.
         options: its options.
-        parts: those of ``fused.PARTS`` that level ``full`` uses.
+        parts: those of ``fused.OFFERED`` that level ``full`` uses.
 
     Raises:
         ValueError: the level or a part is unknown, or cannot train; no router or another one is installed; the blocks
@@ -52,9 +52,9 @@ def fuse(
     """
     if level not in LEVELS:
         raise ValueError(f"fuse: level={level!r}: one of {', '.join(LEVELS)} is needed")
-    unknown = sorted(set(parts) - set(fused.PARTS))
+    unknown = sorted(set(parts) - set(fused.OFFERED))
     if unknown:
-        raise ValueError(f"fuse: parts={', '.join(unknown)}: some of {', '.join(fused.PARTS)} are needed")
+        raise ValueError(f"fuse: parts={', '.join(unknown)}: some of {', '.join(fused.OFFERED)} are needed")
     if training and level == "full":
         raise ValueError("fuse: level='full' has no backward pass: 'none' or 'compile' is needed for training")
     link = _link(transformer)
@@ -158,6 +158,10 @@ def _blocks(transformer: nn.Module) -> list[nn.Module]:
 def _fused_blocks(transformer: nn.Module, parts: Collection[str]) -> list[nn.Module]:
     """Puts fused blocks in place of the transformer's; returns what is to be compiled."""
     kind = type(transformer).__name__
+    if kind == "WanTransformer3DModel" and "rows" in parts:
+        stream = fused.FusedWanStream(transformer.blocks, parts)
+        transformer.blocks = nn.ModuleList([stream])
+        return list(stream.blocks)
     if kind == "WanTransformer3DModel":
         transformer.blocks = nn.ModuleList(fused.FusedWanBlock(block, parts) for block in transformer.blocks)
         return list(transformer.blocks)

@@ -48,21 +48,24 @@ MACHINE_ERRORS = (
 _OWN_FILES = re.compile(r"\d{3,}\.mkv|\.\d{3,}\.[0-9a-f]+\.mkv|\.?progress\.json(\.\d+\.part)?")
 
 
-def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]:
+def generate(cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | None = None) -> dict[str, Any]:
     """Makes a cell's clips.
 
     Args:
         inputs: folder written by the verb ``inputs``.
         out: folder for the clips, ``000.mkv`` and so on.
         device: ``cpu`` or ``cuda``.
+        adapter: of a tuned cell, a folder that the verb ``tune`` wrote; None for the shipped one, or else that of the
+            cell's experiment.
 
     Returns:
         A record of kind ``generate``. A method that fails, runs out of memory or makes what is not a number gives a
-        record that says so; so do weights or inputs that are damaged, and a clip that cannot be written.
+        record that says so; so do weights or inputs that are damaged, and a clip that cannot be written. A tuned cell
+        whose tuning did not pass has the status of that.
 
     Raises:
         ValueError: the cell cannot be: unknown names, impossible shapes, missing inputs or weights, inputs of another
-            model or seed.
+            model or seed, an adapter of another base, method or length.
     """
     from benchmark import kernels, models
     from benchmark.testbed.flow import scheduler
@@ -89,35 +92,44 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str) -> dict[str, Any]
         prompts, noise, read = read_inputs(inputs)
         hashes |= read
         _check_inputs(cell, inputs, prompts, noise, spec.latent_shape(layout))
-        transformer, weights, repetition = _load(cell, device)
+        transformer, weights, repetition = load_model(cell, device)
+        hashes["weights"] = weights
+        tuned = _adapt(cell, transformer, weights, adapter)
     except Damaged as error:
         return failed("error", str(error), transient(error.files))
-    hashes["weights"] = weights
+    if tuned is not None:
+        if tuned["status"] != "passed":
+            more = {"transient": tuned["details"]["transient"]} if "transient" in tuned["details"] else None
+            return failed(tuned["status"], f"its tuning: {tuned['reason']}", more)
+        hashes["adapter"] = tuned["provenance"]["hashes"]["adapter"]
+        details["adapter"] = tuned["details"]["folder"]
     try:
         if cell.budget is not None:
             try:
                 method = at_budget(method, layout, cell.block, cell.budget)
             except ValueError as error:
-                return failed("unsupported", _line(error))
+                return failed("unsupported", first_line(error))
         pattern = method.pattern(layout, cell.block, spec.heads)
         details |= {"knobs": method.knobs(), "settable": has_budget(method, layout, cell.block)}
         hashes["mask"] = pattern.mask.hash()
+        if tuned is not None and tuned["provenance"]["hashes"]["mask"] != hashes["mask"]:
+            return failed("error", "its adapter was tuned under another mask; tune anew")
         router = AttentionRouter(method, layout, cell.block, kernel, schedule)
         _install(cell, transformer, router, repetition)
         values = cell_operations(cell, spec, layout, method)
         key = _key(cell, hashes | {"kernel": kernel_name}, described)
         clips = _make_clips(cell, transformer, router, prompts, noise, out, device, key)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return failed("out_of_memory", _line(error))
+        return failed("out_of_memory", first_line(error))
     except FloatingPointError as error:
-        return failed("incorrect", _line(error))
+        return failed("incorrect", first_line(error))
     except OSError as error:
         of_machine = error.errno in MACHINE_ERRORS
-        return failed("error", f"{type(error).__name__}: {_line(error)}", transient() if of_machine else None)
+        return failed("error", f"{type(error).__name__}: {first_line(error)}", transient() if of_machine else None)
     except Exception as error:  # a method is anybody's code: its failure is a result, and the traceback is in the log
         logger.error("%s failed:\n%s", cell.method, traceback.format_exc())
         status = "out_of_memory" if "can't allocate memory" in str(error) else "error"  # torch's words on a CPU
-        return failed(status, f"{type(error).__name__}: {_line(error)}")
+        return failed(status, f"{type(error).__name__}: {first_line(error)}")
     # The first clip of a process also pays for planning and compiling: it counts only where there is no other.
     timed = [clip["seconds"] for clip in clips if not clip["first"]] or [clip["seconds"] for clip in clips]
     values["generation_s"] = sum(timed) / len(timed)
@@ -148,7 +160,7 @@ def _check_inputs(cell: Cell, inputs: Path, prompts: dict[str, Any], noise: torc
         )
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -160,14 +172,12 @@ def _key(cell: Cell, hashes: dict[str, str], device: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 
-def _load(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | None]:
+def load_model(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | None]:
     """Transformer, SHA-256 of its weights, and the period at which it was seen to repeat itself."""
     from benchmark.models import testbed
 
     if not cell.model.startswith("testbed-"):
         raise ValueError(f"generate: model {cell.model!r}: only testbeds have weights here")
-    if cell.tuned:
-        raise ValueError(f"generate: {cell.method} tuned: no adapters are published yet")
     known = testbed.manifest(cell.model)
     for path, stated in testbed.stated_files(cell.model).items():
         if path.exists() and (found := sha256_file(path)) != stated:
@@ -175,6 +185,26 @@ def _load(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | None]:
                 f"weights {path}: SHA-256 is {found}, the manifest says {stated}; put back the file that was there"
             )
     return testbed.load(cell.model, device), known["sha256"], known.get("repetition")
+
+
+def _adapt(cell: Cell, transformer: torch.nn.Module, weights: str, folder: Path | None) -> dict[str, Any] | None:
+    """Merges a tuned cell's adapter into the transformer. Returns the record of its tuning, None where there is none.
+
+    Raises:
+        ValueError: an adapter is given to an untuned cell, there is none, or it is another cell's.
+        Damaged: the adapter is not as it was written.
+    """
+    if not cell.tuned:
+        if folder is not None:
+            raise ValueError(f"adapter {folder}: the cell is not tuned; --tuned is needed beside it")
+        return None
+    from benchmark.tuning import adapters, places
+
+    found, record = places.find(cell, weights, folder)
+    if found is not None:
+        adapters.apply(transformer, found)
+        record["details"]["folder"] = places.shown(found)
+    return record
 
 
 def _install(cell: Cell, transformer: torch.nn.Module, router: AttentionRouter, repetition: float | None) -> None:
@@ -272,6 +302,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", type=Path, required=True, help="folder written by the verb inputs")
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips")
     parser.add_argument("--record", type=Path, required=True, help="record to write")
+    parser.add_argument("--adapter", type=Path, help="of a tuned cell (default: the shipped or the experiment's own)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
 
@@ -281,7 +312,7 @@ def run(args: argparse.Namespace) -> int:
 
     cell = from_arguments(args)
     announce("generate", cell, args.record, [args.out])
-    record = generate(cell, args.inputs, args.out, pick_device(args.device))
+    record = generate(cell, args.inputs, args.out, pick_device(args.device), args.adapter)
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

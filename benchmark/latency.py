@@ -112,16 +112,7 @@ def remeasure(path: Path, device: str = "cuda") -> float:
     held = read_record(path)
     if held["kind"] != parts.ATTENTION or held["status"] != "passed":
         raise ValueError(f"record {path}: kind={held['kind']}, status={held['status']}: a passed attention is needed")
-    cell = from_settings(held["cell"])
-    first: list[tuple] = []
-
-    def given() -> tuple:
-        if not first:
-            first.append(parts.first_layer(cell, device))
-        return first[0]
-
-    values, _ = parts.attention_calls(cell, given, Clock(device), device)
-    return values["call_s"] / held["values"]["call_s"]
+    return parts.again(held, device) / held["values"]["call_s"]
 
 
 def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float | None]:
@@ -132,7 +123,8 @@ def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float
     """
     paths = []
     for path in sorted(folder.rglob(f"{parts.ATTENTION}.json")):
-        if read_record(path)["status"] == "passed":
+        held = read_record(path)
+        if held["status"] == "passed" and not clock.outdated(held):
             paths.append(path)
     if not paths:
         logger.warning("%s: no attention call passed, so there is nothing to audit", folder)
@@ -164,7 +156,7 @@ def estimate(stages: Mapping[str, Stage], records: Path | None) -> dict[str, dic
     for name, stage in stages.items():
         path = None if records is None else records / name / planning.FILE
         if path is not None and path.exists():
-            planned = planning.read(path)
+            planned = planning.read(path) | planning.lists(stage)
         else:
             cells = {}
             for cell in stage.cells:

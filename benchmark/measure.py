@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,21 @@ def _file(record: dict[str, Any], clip: dict[str, Any]) -> Path:
     return path
 
 
+def _settings(text: str) -> dict[str, Any]:
+    """Settings of a metric from a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no JSON object.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object; settings by name are needed")
+    return found
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb ``measure``."""
     parser.description = "Measures the clips of one cell against the dense clips from the same noise."
@@ -137,6 +153,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", default="psnr,ssim,lpips", help="names, with commas (default: %(default)s)")
     parser.add_argument("--lpips-weights", type=Path, help="weights of LPIPS's AlexNet trunk")
     parser.add_argument("--lpips-download", action="store_true", help="download them if they are not at hand")
+    parser.add_argument(
+        "--vision-reward",
+        type=_settings,
+        default={},
+        metavar="JSON",
+        help='settings of vision_reward, such as \'{"judge": "visionreward-video", "model": "FOLDER", "fps": 16}\'',
+    )
     parser.add_argument("--record", type=Path, required=True, help="record to write")
 
 
@@ -144,7 +167,10 @@ def run(args: argparse.Namespace) -> int:
     """The verb ``measure``."""
     cell = from_arguments(args)
     announce("measure", cell, args.record)
-    settings = {"lpips": {"weights": args.lpips_weights, "download": args.lpips_download}}
+    settings = {
+        "lpips": {"weights": args.lpips_weights, "download": args.lpips_download},
+        "vision_reward": args.vision_reward,
+    }
     names = [name.strip() for name in args.metrics.split(",") if name.strip()]
     settings = {key: value for key, value in settings.items() if key in names}
     try:

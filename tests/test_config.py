@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 
 import pytest
@@ -9,8 +11,9 @@ import yaml
 
 from benchmark import config, models, registry
 from benchmark.budget import at_budget, reach
-from benchmark.cell import Cell
+from benchmark.cell import Cell, add_cell_arguments, from_arguments
 from benchmark.metric import metric_names
+from benchmark.tuning.settings import TuningSettings
 
 SPEC = models.get("testbed-nano")
 ROWS, COLUMNS = SPEC.token_pixels  # pixels a token covers
@@ -37,11 +40,11 @@ def test_shipped_configurations_are_right(name):
     assert len(config.cells(checked)) == len(checked["models"]) * len(checked["lengths"]) * len(checked["methods"])
 
 
-def test_quick_runs_every_method_at_three_lengths_with_every_metric():
+def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_the_slow_one():
     checked = config.check(config.read(config.ROOT / "config" / "quick.yaml"), budgets=False)
     assert checked["methods"] == registry.names()
     assert [length["name"] for length in checked["lengths"]] == ["1x", "2x", "4x"]
-    assert sorted(checked["metrics"]) == metric_names()
+    assert sorted([*checked["metrics"], "length_effects"]) == metric_names()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,20 @@ def test_quick_runs_every_method_at_three_lengths_with_every_metric():
         ({"prompts": {"count": 0, "seed": 1}}, ["prompts.count=0", "from 1 to 999"]),
         ({"experiment": "../elsewhere"}, ["experiment='../elsewhere'", "a letter first"]),
         ({"lpips": {"weights": 3}}, ["lpips.weights=3", "path"]),
+        ({"tuned": {"methods": ["dense"]}}, ["tuned.lengths: the key is missing"]),
+        ({"tuned": {"lengths": ["3x"], "methods": ["dense"]}}, ["tuned.lengths: '3x'", "1x, 2x, 4x"]),
+        ({"tuned": {"lengths": ["2x"], "methods": ["radal"]}}, ["tuned.methods: 'radal'", "'radial'"]),
+        ({"tuned": {"lengths": ["2x"], "methods": ["dense"], "rnk": 4}}, ["tuned.rnk: the key", "'rank'"]),
+        ({"tuned": {"lengths": ["2x"], "methods": ["dense"], "rank": 0}}, ["tuned.rank=0", "at least 1"]),
+        ({"tuned": {"lengths": ["2x"], "methods": ["dense"], "style": "dask"}}, ["tuned.style='dask'", "'dusk'"]),
+        (
+            {"tuned": {"lengths": ["2x"], "methods": ["dense"], "dense_layers": 99}},
+            ["tuned.dense_layers=99", "all layers of testbed-nano"],
+        ),
+        (
+            {"lengths": [{"name": "a", "frames": 9, "height": 2 * ROWS}], "tuned": {"lengths": ["a"], "methods": []}},
+            ["tuned.lengths: a", "square"],
+        ),
     ],
 )
 def test_refusals_name_the_key_the_value_and_what_is_allowed(changes, words):
@@ -210,3 +227,36 @@ def test_a_cell_is_read_back_from_its_words():
     for cell in config.cells(config.check(smoke(knobs={"radial": {"sink": False}}), budgets=False)):
         assert isinstance(cell, Cell)
         assert from_arguments(parser.parse_args(cell.arguments().split())) == cell
+
+
+def test_tuned_cells_stand_beside_the_untuned_ones_and_change_none_of_them(caplog):
+    plain = config.cells(config.check(smoke(), budgets=False))
+    asked = {"lengths": ["2x", "4x"], "methods": ["dense", "radial", "sta"], "rank": 2, "rate": 1}
+    with caplog.at_level(logging.INFO):
+        checked = config.check(smoke(tuned=asked), budgets=False)
+    assert "tuned.lengths: 4x left out" in caplog.text and "tuned.methods: sta left out" in caplog.text
+    found = config.cells(checked)
+    assert [cell for cell in found if not cell.tuned] == plain
+    tuned = [cell for cell in found if cell.tuned]
+    assert [cell.path.as_posix() for cell in tuned] == [
+        f"testbed-nano/2x/{name}/tuned" for name in registry.names() if name in ("dense", "radial")
+    ]
+    for cell in tuned:
+        place = found.index(cell)
+        assert found[place - 1].path.parent == cell.path.parent  # its untuned one
+        assert cell.tuning_settings == TuningSettings(rank=2, rate=1.0).as_dict()
+        assert cell.budget == found[place - 1].budget
+    assert all("tuning_settings" not in cell.settings() for cell in plain)
+
+
+def test_a_tuned_cell_s_options_read_back():
+    cells = config.cells(config.check(smoke(tuned={"lengths": ["2x"], "methods": ["dense", "radial"]}), budgets=False))
+    for cell in cells:
+        parser = argparse.ArgumentParser()
+        add_cell_arguments(parser)
+        assert from_arguments(parser.parse_args(cell.arguments().split())) == cell
+        assert Cell(**json.loads(json.dumps(cell.settings()))) == cell
+    parser = argparse.ArgumentParser()
+    add_cell_arguments(parser)
+    with pytest.raises(ValueError, match="--tune rank=4: the cell is not tuned"):
+        from_arguments(parser.parse_args([*cells[0].arguments().split(), "--tune", "rank=4"]))

@@ -10,7 +10,7 @@ from tiny_models import BLOCK, NAMES, TEXT, forward, inputs, installed, random_m
 
 from benchmark import fuse, registry
 from benchmark.attention import PassThroughRouter, Schedule
-from benchmark.models import fused
+from benchmark.models import fused, rows
 
 GRAPHS = {"hunyuanvideo": 3, "wan2.1-14b": 1, "mochi-1": 2}  # kinds of blocks; Mochi's last differs
 LAYERS = {"hunyuanvideo": 5, "wan2.1-14b": 3, "mochi-1": 3}
@@ -75,6 +75,58 @@ def test_parts_can_be_left_out_by_name() -> None:
         expected = forward(own, values)
         fuse.fuse(own, router, "full", backend="eager", parts=())
         assert relative(forward(own, values), expected) < 2e-6
+
+
+@pytest.mark.parametrize("name", ["wan2.1-14b", "hunyuanvideo"])
+def test_rows_and_rotation_as_operations_change_nothing(name: str) -> None:
+    spec, layout = tiny(name)
+    values = inputs(spec, layout, valid=(TEXT, 3))
+    own = random_model(spec)
+    router = installed(spec, own, sparse("temporal", layout), layout)
+    expected = forward(own, values)
+    fuse.fuse(own, router, "full", backend="eager", parts=fused.OFFERED)
+    assert relative(forward(own, values), expected) < 2e-6
+    assert graphs() == {"wan2.1-14b": 1, "hunyuanvideo": 2}[name]
+
+
+def test_rows_and_rotation_in_bfloat16_are_equal_within_rounding() -> None:
+    spec, layout = tiny("wan2.1-14b")
+    values = inputs(spec, layout, torch.bfloat16)
+    transformer = random_model(spec, torch.bfloat16)
+    router = installed(spec, transformer, registry.get("dense"), layout)
+    own, exact = forward(transformer, values), exactly(random_model(spec, torch.bfloat16), values)
+    fuse.fuse(transformer, router, "full", backend="eager", parts=fused.OFFERED)
+    assert fuse.equal_within_rounding(forward(transformer, values), own, exact)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels are Triton's")
+@pytest.mark.parametrize("channels", [384, 3072, 5120])
+def test_kernels_of_rows_do_on_a_gpu_what_they_do_on_a_cpu(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*size: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.randn(size, generator=generator).to(dtype)
+
+    hidden, out, more = (random(2, 37, channels) for _ in range(3))
+    gate, factor, shift = random(2, 6, channels, dtype=torch.float32)[:, 2], random(1, channels), random(2, channels)
+    turns = torch.rand(37, 1, 64, generator=generator)
+    qkv = random(2, 37, 3 * channels)
+    there = qkv.cuda()
+    calls = [(rows.norm_rows, (hidden, factor, shift, 1e-6))]
+    for added, scaled in ((more, gate), (None, gate), (None, None)):
+        calls.append((rows.add_norm_rows, (hidden, out, added, scaled, factor, shift, 1e-6)))
+    for weight in (random(128), random(channels)):
+        for tables in ((None, None), (turns.cos(), turns.sin())):
+            calls.append((rows.norm_rotate, (qkv.chunk(3, dim=-1)[1], weight, *tables, channels // 128, 1e-6)))
+    for operation, (x, *others) in calls:
+        moved = x.cuda() if x.is_contiguous() else there.chunk(3, dim=-1)[1]  # rows that lie apart stay apart
+        expected, found = operation(x, *others), operation(moved, *(_on_gpu(each) for each in others))
+        for one, other in zip(*((x if isinstance(x, tuple) else (x,)) for x in (found, expected)), strict=True):
+            assert relative(one.cpu().float(), other.float()) < 1e-3  # less than rounding to bfloat16 is off
+
+
+def _on_gpu(x: object) -> object:
+    return x.cuda() if isinstance(x, torch.Tensor) else x
 
 
 def test_rerouting_compiles_nothing_anew_and_reaches_every_layer() -> None:
@@ -149,7 +201,7 @@ def test_what_cannot_be_fused_is_refused() -> None:
     for words, arguments in (
         ("level='fast': one of none, compile, full", {"level": "fast"}),
         ("no backward pass", {"level": "full", "training": True}),
-        ("parts=norms: some of gelu, cross", {"parts": ["norms"]}),
+        ("parts=norms: some of gelu, cross, rows, rotate, up, down", {"parts": ["norms"]}),
     ):
         with pytest.raises(ValueError, match=words):
             fuse.fuse(transformer, router, **arguments)

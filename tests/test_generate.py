@@ -260,7 +260,7 @@ def test_a_full_disk_is_not_the_method_s_fault(inputs, tmp_path, monkeypatch) ->
         ({"clips": 3}, r"noise \(2, 3, 4, 24, 24\): 3 clips of \(3, 4, 24, 24\) are needed"),
         ({"frames": 5}, r"2 clips of \(3, 5, 24, 24\) are needed"),
         ({"seed": 8}, r"seeds \[700000, 700001\]; \[800000, 800001\] are needed for seed=8"),
-        ({"tuned": True}, "no adapters"),
+        ({"tuned": True}, "none is shipped"),
     ],
 )
 def test_a_cell_that_cannot_be_is_refused_before_anything_runs(inputs, tmp_path, changes, words: str) -> None:

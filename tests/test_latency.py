@@ -11,7 +11,7 @@ import yaml
 
 from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, clock, committed, planning, settings, steps
+from benchmark.speed import assemble, clock, committed, parts, planning, settings, steps
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
 
@@ -233,12 +233,14 @@ def test_a_speed_up_never_divides_a_whole_step_by_one_from_parts():
     assert values["speedup"] == pytest.approx(put_together(worst=0.01)["values"]["speedup"])
 
 
-def committed_of(tmp_path, name: str = "attention", gpu: str = "Some GPU", **changes) -> tuple:
+def committed_of(tmp_path, name: str = "attention", gpu: str = "Some GPU", protocol: int = 2, **changes) -> tuple:
     """A record of one cell as another machine committed it, and the folder of those."""
     folder = tmp_path / "reference" / "tiny" / "records"
     path = folder / CELL.path / f"{name}.json"
     device = {"type": "cuda", "name": gpu}
-    write_json(path, make_record(name, replace(CELL, **changes), "passed", {"call_s": 1.0}, device=device))
+    write_json(path, make_record(
+        name, replace(CELL, **changes), "passed", {"call_s": 1.0}, details={"protocol": protocol}, device=device
+    ))  # fmt: skip
     return path, folder
 
 
@@ -255,6 +257,34 @@ def test_committed_records_are_not_measured_again(tmp_path):
     assert committed.take_over(CELL.stage, "", own, folder, {"name": "Some GPU"}) == []
     assert committed.take_over(CELL.stage, "", tmp_path / "b", folder, {"name": "Another GPU"}) == []
     assert committed.take_over(CELL.stage, "", tmp_path / "c", tmp_path / "nothing", {}) == []
+
+
+def test_records_of_an_earlier_protocol_are_measured_again(tmp_path):
+    path, folder = committed_of(tmp_path, protocol=1)
+    assert clock.done(path, CELL, "cpu") is None and not clock.measured(path)
+    assert assemble._read(path) is None
+    assert committed.take_over(CELL.stage, "", tmp_path / "records", folder, {"name": "Some GPU"}) == []
+    path, _ = committed_of(tmp_path, "step", protocol=1)  # nothing about whole steps has changed
+    assert clock.done(path, CELL, "cpu") and clock.measured(path) and assemble._read(path)
+
+
+def test_work_of_a_pass_stands_between_timed_calls():
+    order = []
+    found = Clock("cpu").time(lambda: order.append("call"), warmup=1, calls=2, between=lambda: order.append("between"))
+    assert order == ["between", "call"] * 3 and len(found.samples) == 2
+    assert len(Clock("cpu").time(lambda: None, calls=2, for_s=0.05).samples) > 2
+
+
+def test_attention_calls_say_what_ran_between_them(measured):
+    outside, held = record(measured, "outside"), record(measured, "radial/paper/attention")
+    share = outside["values"]["outside_s"] / 2 / 3  # passes and layers
+    facts = held["details"]["between"]
+    assert (facts["wanted_s"], facts["source"]) == (pytest.approx(share), "outside")
+    assert facts["layers"] == max(round(share / (facts["took_s"] / facts["layers"])), 1)
+    assert outside["values"]["copies_s"] > 0 and held["details"]["samples"]["call"] >= 10
+    assert parts.again(held, "cpu") > 0
+    tuning = record(measured, "radial/paper/lora")["details"]["between"]
+    assert tuning["wanted_s"] == pytest.approx(record(measured, "lora_outside")["values"]["outside_s"] / 3)
 
 
 def test_what_a_run_measured_is_published_with_its_kernels(tmp_path):

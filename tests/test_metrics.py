@@ -371,11 +371,13 @@ def test_every_metric_leaves_the_clips_alone_and_repeats_itself(name):
     np.testing.assert_array_equal(candidate, copies[1])
 
 
-def test_vision_reward_waits_for_its_judge():
-    measured = measure_one("vision_reward", None, scene(0))
-    assert measured.status == "unsupported"
-    assert measured.values == {}
-    assert "judge" in measured.reason
+def test_vision_reward_is_unsupported_where_no_judge_can_say_anything():
+    metric = prepare(["vision_reward"])[0]
+    for prompt in ("", "a cat that sleeps"):
+        measured = metric.measure(None, scene(0, frames=8, width=48), prompt=prompt)
+        assert measured.status == "unsupported"
+        assert measured.values == {}
+        assert "no judge" in measured.reason
 
 
 def test_check_pair_says_both_counts():

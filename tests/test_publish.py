@@ -96,7 +96,7 @@ def test_oversize_weights_are_refused(source, published) -> None:
     record = source / f"{NAME}.training.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"sha256": sha256_file(path)}))
     refused(source, published, "has 8000001 bytes; at most 8000000 are allowed")
-    assert verb.LARGEST == 8_000_000
+    assert verb.LARGEST["testbed-nano"] == 8_000_000 and verb.LARGEST["testbed-base"] == 20_000_000
 
 
 @pytest.mark.parametrize("name", ["safetensors", "training.json"])
@@ -125,3 +125,77 @@ def test_the_verb_says_what_is_missing(tmp_path, published, capsys) -> None:
     assert main(["publish", "--from", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("publish: ") and "is missing; python -m benchmark train writes it" in line
+
+
+def test_the_evaluation_of_the_training_may_be_kept(source, published) -> None:
+    folder, asked = published
+    with pytest.raises(ValueError, match="holds no evaluation; train with --evaluate"):
+        publish(NAME, source, "cpu", 0, 1)
+    assert not folder.exists()
+    path = source / f"{NAME}.training.json"
+    curve = [
+        {"step": 1, "seconds": 0.1, "loss": 2.0, "rate": 1e-3},
+        {"step": 2, "seconds": 0.2, "loss": 1.0, "rate": 1e-3},
+    ]
+    more = {"evaluation": FOUND, "curve": curve, "settings": {"frames": 16}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    (source / f"{NAME}.samples.png").write_bytes(b"picture")
+    entry = publish(NAME, source, "cpu", 0, 1)
+    assert not asked and entry["adherence"] == FOUND["adherence"] and entry["repetition"] == 21
+    assert json.loads((folder / entry["training_record"]).read_text())["evaluation"] == FOUND
+    assert (folder / f"{NAME}.samples.png").read_bytes() == b"picture"
+    assert (folder / f"{NAME}.curve.png").stat().st_size > 1000
+
+
+@pytest.fixture
+def sharded(tmp_path, monkeypatch):
+    """A small testbed-base in three shards, as the verb train writes it."""
+    from benchmark.models.spec import build
+    from benchmark.testbed import shards
+
+    small = testbed.BASE.resized(num_layers=1, num_attention_heads=1, attention_head_dim=32, ffn_dim=16)
+    monkeypatch.setattr(testbed, "BASE", small)
+    folder = tmp_path / "sharded"
+    weights = {name: value.detach().bfloat16() for name, value in build(small).named_parameters()}
+    index, files = shards.write(weights, folder, small.name, largest=sum(w.nbytes for w in weights.values()) // 2)
+    record = {"parameters": 7, "steps": 3, "sha256": sha256_file(index), "files": files}
+    (folder / f"{small.name}.training.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_shards_are_published_with_their_index(sharded, published) -> None:
+    folder, asked = published
+    entry = publish("testbed-base", sharded, "cpu", 5, 2)
+    index = sharded / "testbed-base.safetensors.index.json"
+    shards = sorted(path.name for path in sharded.glob("*-of-*"))
+    assert len(shards) >= 2 and entry["file"] == index.name and entry["sha256"] == sha256_file(index)
+    assert entry["bytes"] == sum((sharded / name).stat().st_size for name in [index.name, *shards])
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        [*shards, index.name, "manifest.json", "testbed-base.training.json"]
+    )
+    assert testbed.stated_files("testbed-base") == {folder / index.name: entry["sha256"]} | {
+        folder / name: sha256_file(folder / name) for name in shards
+    }
+    testbed.load("testbed-base", folder=folder)
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing"])
+def test_a_harmed_shard_is_refused(sharded, published, harm: str) -> None:
+    shard = max(sharded.glob("*-of-*"))
+    if harm == "missing":
+        shard.unlink()
+    else:
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+    with pytest.raises(ValueError, match="the file is missing" if harm == "missing" else "SHA-256 is"):
+        publish("testbed-base", sharded, "cpu", 5, 2)
+    assert not published[0].exists()
+
+
+def test_large_files_are_refused(sharded, published, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "LARGEST_FILE", 1000)
+    with pytest.raises(ValueError, match="a file may have 1000"):
+        publish("testbed-base", sharded, "cpu", 5, 2)
+    with pytest.raises(ValueError, match="only testbeds are published here"):
+        publish("mochi-1", sharded, "cpu", 5, 2)

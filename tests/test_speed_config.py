@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from benchmark import config, models
+from benchmark.records import write_json
 from benchmark.speed import expected, planning, settings
 
 FILE = config.ROOT / "config" / "h100.yaml"
@@ -114,6 +116,19 @@ def test_a_budget_out_of_reach_takes_the_nearest():
     assert planning.solve(registry.get("riflex"), layout, 16, 0.2)[1] == 1.0
     window, density = planning.solve(registry.get("sta", {"tile": "1x2x2"}), layout, 16, 0.25)
     assert density == pytest.approx(0.25, rel=0.15)
+
+
+def test_what_is_timed_may_change_without_a_new_plan(tmp_path, monkeypatch):
+    stage = STAGES["mochi-1/short"]
+    cells = {settings.key_of(cell): {"cell": cell.settings()} for cell in stage.cells}
+    write_json(tmp_path / stage.name / planning.FILE, {"format": 1, **planning.lists(stage), "cells": cells})
+    other = replace(stage, run=None, whole=stage.whole[:1])
+    monkeypatch.delattr(planning, "plan")
+    held = planning.ensure(other, tmp_path)
+    assert (held["cells"], held["run"], held["whole"]) == (cells, None, ["dense/paper"])
+    assert planning.ensure(other, tmp_path) == planning.read(tmp_path / stage.name / planning.FILE) == held
+    with pytest.raises(NameError):  # other cells are solved anew
+        planning.ensure(replace(stage, cells=stage.cells[:1]), tmp_path)
 
 
 def test_the_estimate_knows_the_measured_steps():

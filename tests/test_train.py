@@ -16,7 +16,7 @@ from benchmark.records import sha256_file
 from benchmark.testbed import train as training
 from benchmark.testbed.flow import scheduler, velocity
 from benchmark.testbed.sample import sample
-from benchmark.testbed.train import TrainingSettings, train
+from benchmark.testbed.train import SETTINGS, Phase, TrainingSettings, train
 
 SPEC = testbed.SPEC.resized(num_layers=1, num_attention_heads=1, ffn_dim=16)
 FEW = TrainingSettings(steps=3, batch=2, frames=2, average=0.5)
@@ -116,11 +116,23 @@ def test_the_rate_rises_stays_and_falls(settings: TrainingSettings) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", 0), ("batch", 0), ("frames", 0), ("levels", 0), ("seconds", 0), ("rate", -1.0), ("warmup", 0.0)]
+    [
+        ("first_share", 1.0),
+        ("first_frames", 0),
+        ("checkpoint", -1.0),
+        ("attention", "fast"),
+        ("steps", 0),
+        ("batch", 0),
+        ("frames", 0),
+        ("levels", 0),
+        ("seconds", 0),
+        ("rate", -1.0),
+        ("warmup", 0.0),
+    ]
     + [("cooldown", 1.5), ("average", 1.0)],
 )
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"train: {name}={value}: .* is needed"):
+    with pytest.raises(ValueError, match=f"train: {name}={value!r}: .* (is needed|are allowed)"):
         TrainingSettings(**{name: value})
 
 
@@ -153,3 +165,106 @@ def test_the_verb_refuses_what_it_cannot_train(tmp_path, capsys) -> None:
     assert main(["train", "--cooldown", "0", "--out", str(tmp_path)]) == 2
     assert "cooldown=0.0: a share above 0 and at most 1 is needed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+    assert main(["train", "--evaluate-long", "0", "--out", str(tmp_path)]) == 2
+    assert "evaluate_long=0" in capsys.readouterr().err
+    assert main(["train", "--start", str(tmp_path), "--steps", "1", "--out", str(tmp_path / "new")]) == 2
+    assert "testbed-nano.safetensors: the file is missing" in capsys.readouterr().err
+
+
+def test_every_testbed_has_settings_for_its_length() -> None:
+    from benchmark import models
+
+    assert set(SETTINGS) == {name for name in models.names() if name.startswith("testbed-")}
+    for name, settings in SETTINGS.items():
+        assert settings.frames == models.get(name).default.frames
+        assert settings.phases[-1] == Phase(1.0, settings.frames, settings.batch)
+    assert SETTINGS["testbed-nano"] == TrainingSettings() and len(TrainingSettings().phases) == 1
+    first, second = SETTINGS["testbed-base"].phases
+    assert first.until < second.until == 1 and first.frames < second.frames and first.batch > second.batch
+
+
+def test_training_goes_from_short_clips_to_long_ones(tmp_path, monkeypatch) -> None:
+    drawn = []
+    batch = training._batch
+
+    def seen(spec, phase, scenes, device):
+        clips, prompts = batch(spec, phase, scenes, device)
+        drawn.append(tuple(clips.shape))
+        return clips, prompts
+
+    monkeypatch.setattr(training, "_batch", seen)
+    settings = TrainingSettings(steps=4, batch=1, frames=3, first_share=0.5, first_batch=2, first_frames=2, average=0.5)
+    record = train(SPEC, settings, "cpu", tmp_path)
+    assert drawn == [(2, 3, 2, 48, 48)] * 2 + [(1, 3, 3, 48, 48)] * 2
+    assert (record["steps"], record["clips"], record["progress"]) == (4, 6, 1.0)
+    assert [(point["step"], point["frames"]) for point in record["curve"]] == [(2, 2), (4, 3)]
+
+
+def test_training_goes_on_from_weights(trained, tmp_path) -> None:
+    before, folder = trained
+    record = train(SPEC, TrainingSettings(steps=1, batch=2, frames=2, rate=1e-9), "cpu", tmp_path, folder)
+    assert record["start"] == json.loads(json.dumps(before))
+    first, second = (load_file(path / "testbed-nano.safetensors") for path in (folder, tmp_path))
+    # At no learning rate to speak of the weights stay, but for the norms and biases that begin below bfloat16's steps.
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(ValueError, match="not those of testbed-nano"):
+        train(SPEC.resized(ffn_dim=8), FEW, "cpu", tmp_path / "other", folder)
+    (tmp_path / "testbed-nano.training.json").unlink()
+    with pytest.raises(ValueError, match="testbed-nano.training.json is missing"):
+        train(SPEC, FEW, "cpu", tmp_path / "other", tmp_path)
+    assert not (tmp_path / "other").exists()
+
+
+def test_weights_are_written_as_it_goes(tmp_path, monkeypatch) -> None:
+    saved = []
+    save = training._save
+
+    def noted(*args):
+        record = save(*args)
+        saved.append((record["steps"], record["progress"]))
+        return record
+
+    monkeypatch.setattr(training, "_save", noted)
+    monkeypatch.setattr(training, "_step", lambda *args: lambda rate: torch.tensor(1.0))
+    monkeypatch.setattr(training, "_batch", lambda *args: (torch.zeros(1), torch.zeros(1)))
+    monkeypatch.setattr(training, "describe_device", lambda device: {})
+    train(SPEC, TrainingSettings(steps=1003, checkpoint=1e-6), "cpu", tmp_path)
+    assert [steps for steps, _ in saved] == [1000, 1001, 1002, 1003, 1003]
+    assert saved[0][1] == pytest.approx(1000 / 1003, abs=1e-3) and saved[-1][1] == 1.0
+
+
+def test_a_run_evaluates_and_draws_its_clips(tmp_path, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from benchmark.models.spec import Shape
+
+    spec = replace(SPEC, default=Shape(2, 36, 36), lengths={"1x": 2, "2x": 4}, steps=2)
+    monkeypatch.setattr(testbed, "SPEC", spec)
+    words = "train --steps 1 --batch 1 --frames 2 --evaluate 1 --evaluate-long 1 --samples 2 --regional false"
+    assert main([*words.split(), "--device", "cpu", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "testbed-nano.training.json").read_text())
+    assert record["evaluation"]["clips"] == 1 and record["evaluation"]["long_frames"] == 4
+    assert record["evaluation"]["provenance"]["device"]["type"] == "cpu"
+    from PIL import Image
+
+    with Image.open(tmp_path / "testbed-nano.samples.png") as picture:
+        assert picture.size == (2 * 38, 2 * 38)
+
+
+def test_weights_in_shards_are_read_back(tmp_path) -> None:
+    from benchmark.testbed import shards
+
+    weights = {name: torch.randn(100).to(torch.bfloat16) for name in "abcde"}
+    path, files = shards.write(weights, tmp_path, "small", largest=450)
+    assert [file["file"] for file in files] == [path.name, *(f"small-0000{n}-of-00003.safetensors" for n in (1, 2, 3))]
+    assert all(sha256_file(tmp_path / file["file"]) == file["sha256"] for file in files)
+    found = shards.read(shards.find(tmp_path, "small"))
+    assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
+    one, files = shards.write(weights, tmp_path, "small")  # what was there before is gone
+    assert [path.name for path in tmp_path.iterdir()] == [one.name] == ["small.safetensors"] and len(files) == 1
+    with pytest.raises(ValueError, match="tensor a has 200 bytes; at most 100 fit"):
+        shards.write(weights, tmp_path, "small", largest=100)
+    broken = tmp_path / "broken.safetensors.index.json"
+    broken.write_text("{}")
+    with pytest.raises(ValueError, match="no index of shards"):
+        shards.read(broken)

@@ -59,8 +59,8 @@ LARGE = 3
 
 Radial masks on an H100 (50 MB), in ms: at 115,456 tokens, where they are 1.1 times as large, frames 69.4, columns of 4,
 5 and 6 blocks 70.6, 72.1 and 69.9 (with gradients 271.9, and 274.0 for 5); at 461,056 tokens, 4.5 times as large,
-frames 519.1, columns 508.8, 508.4 and 511.1. In between, gain and loss should be even at about 3 times. Walking from the
-last key to the first took 540.3 there, and 284 with gradients at 115,456 tokens."""
+frames 519.1, columns 508.8, 508.4 and 511.1. In between, gain and loss should be even at about 3 times. Walking from
+the last key to the first took 540.3 there, and 284 with gradients at 115,456 tokens."""
 
 
 def differ(mask: BlockMask) -> bool:

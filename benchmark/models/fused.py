@@ -7,7 +7,9 @@ Each takes the place of a block of diffusers, with the same weights and argument
 - GELU is computed where its matrix product leaves the accumulator (``linear_gelu``);
 - HunyuanVideo's single-stream blocks keep video and text in one sequence from the first to the last, and multiply
   attention and feed-forward by their own halves of the output weights, so that neither is copied into a wide tensor;
-- Wan's cross-attention asks for cuDNN's kernel first (``cross_attention``).
+- Wan's cross-attention asks for cuDNN's kernel first (``cross_attention``);
+- a residual and the norm that follows are one operation, also from one block to the next, and so are the norm and the
+  rotation of q and k, where these parts are asked for (``benchmark.models.rows``).
 
 What can be switched off by name is in ``PARTS``. Between operations less is rounded than in diffusers' eager blocks, so
 that results differ by rounding in bfloat16 and are no farther from float32 (``benchmark.fuse.rounding``). The blocks
@@ -16,19 +18,28 @@ have no backward pass.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Iterable
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.models.rotary import rotate_pairs
+from benchmark.models.rows import add_norm_rows, norm_rotate, norm_rows, normed_rotated
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 
 PARTS = ("gelu", "cross")
-"""Parts of the fused blocks that may be left out: GELU in the epilogue, cuDNN for Wan's cross-attention."""
+"""Parts of the fused blocks that are taken unless others are asked for: GELU in the epilogue, cuDNN for Wan's
+cross-attention."""
+OFFERED = (*PARTS, "rows", "rotate", "up", "down")
+"""All parts: in Wan's and HunyuanVideo's blocks also residuals and norms as one operation (``rows``), and the norm and
+rotation of q and k (``rotate``); the feed-forward's first and second product by the package quack-kernels (``up``,
+``down``)."""
+TILES = MappingProxyType({"tile_m": 256, "tile_n": 192, "cluster_m": 2, "cluster_n": 1})
+"""Of those products: output tiles of so many rows and channels, and how many tiles share what they read."""
 
 
 @torch.library.custom_op("benchmark::linear_gelu", mutates_args=(), device_types="cuda")
@@ -69,6 +80,36 @@ def _(q, k, v):
     return q.new_empty(q.shape)
 
 
+@torch.library.custom_op("benchmark::tiled_linear", mutates_args=(), device_types="cuda")
+def tiled_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool) -> torch.Tensor:
+    """A linear layer, (..., channels), and GELU (tanh form) of it where wanted: on a GPU by quack-kernels."""
+    config = importlib.import_module("quack.gemm_config").GemmConfig(
+        **TILES, pingpong=False, is_dynamic_persistent=False, device_capacity=9
+    )
+    out = x.new_empty(*x.shape[:-1], weight.shape[0])
+    importlib.import_module("quack.gemm_interface").gemm_act(
+        x.flatten(0, -2),
+        weight.t(),
+        bias=bias,
+        activation="gelu_tanh_approx" if gelu else None,
+        postact_out=out.flatten(0, -2),
+        store_preact=False,
+        config=config,
+    )
+    return out
+
+
+@tiled_linear.register_kernel("cpu")
+def _(x, weight, bias, gelu):
+    out = F.linear(x, weight, bias)
+    return F.gelu(out, approximate="tanh") if gelu else out
+
+
+@tiled_linear.register_fake
+def _(x, weight, bias, gelu):
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
 def join(layers: Iterable[nn.Linear]) -> tuple[nn.Parameter, nn.Parameter | None]:
     """Weights and biases of linear layers of one input as one layer's; the layers' own become views of them."""
     layers = list(layers)
@@ -92,10 +133,14 @@ class Projections(nn.Module):
         layers: the linear layers of q, k and v.
         norms: the RMS norms of q and k, with weights over a head or over all heads.
         heads: attention heads.
+        one: whether norm and rotation are one operation, which the compiler does not see into.
     """
 
-    def __init__(self, layers: Iterable[nn.Linear], norms: tuple[nn.Module, nn.Module], heads: int) -> None:
+    def __init__(
+        self, layers: Iterable[nn.Linear], norms: tuple[nn.Module, nn.Module], heads: int, one: bool = False
+    ) -> None:
         super().__init__()
+        self.one = one
         self.weight, self.bias = join(layers)
         self.norm_q, self.norm_k = norms
         self.heads = heads
@@ -111,12 +156,9 @@ class Projections(nn.Module):
         return q, k, v.unflatten(2, (self.heads, -1))
 
     def _norm(self, x: torch.Tensor, norm: nn.Module, tables: Tables | None) -> torch.Tensor:
-        dtype = x.dtype
-        over_heads = norm.weight.shape[0] == x.shape[2]
-        x = x.float() if over_heads else x.float().unflatten(2, (self.heads, -1))
-        x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + norm.eps) * norm.weight.float()
-        x = x.unflatten(2, (self.heads, -1)) if over_heads else x
-        return (x if tables is None else rotate_pairs(x, *tables)).to(dtype)
+        if self.one:
+            return norm_rotate(x, norm.weight, *(tables or (None, None)), self.heads, norm.eps)
+        return normed_rotated(x, norm.weight, tables, self.heads, norm.eps)
 
 
 class FusedWanBlock(nn.Module):
@@ -128,7 +170,9 @@ class FusedWanBlock(nn.Module):
         self.parts = frozenset(parts)
         attn = block.attn1
         self.processor = attn.processor
-        self.projections = Projections((attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads)
+        self.projections = Projections(
+            (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads, "rotate" in self.parts
+        )
         cross = block.attn2
         self.text_weight, self.text_bias = join((cross.to_k, cross.to_v))
 
@@ -160,6 +204,64 @@ class FusedWanBlock(nn.Module):
         return attn.to_out[0](out.flatten(2))
 
 
+class FusedWanRowsBlock(FusedWanBlock):
+    """The same, given its input normalised and modulated as well, which is part of the residual before."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        normed: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        rotary_emb: Tables,
+        following: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The block's output, and that normalised and modulated for the next block.
+
+        Args:
+            following: the next block's ``scale_shift_table``.
+        """
+        block = self.block
+        table = (block.scale_shift_table + temb.float()).unbind(1)
+        _, _, gate, ff_shift, ff_scale, ff_gate = table
+        out = _attend(self.processor, *_qkv(self, normed, rotary_emb), rotary_emb).flatten(2)
+        out = block.attn1.to_out[0](out)
+        weight, bias = block.norm2.weight[None], block.norm2.bias[None]
+        hidden_states, normed = add_norm_rows(hidden_states, out, None, gate, weight, bias, block.norm2.eps)
+        out = self._cross(normed, encoder_hidden_states)
+        hidden_states, normed = add_norm_rows(
+            hidden_states, out, None, None, 1 + ff_scale, ff_shift, block.norm3.eps
+        )  # fmt: skip
+        out = _feed_forward(self, block.ffn, normed)
+        shift, scale = wan_modulation(following, temb)
+        return add_norm_rows(hidden_states, out, None, ff_gate, 1 + scale, shift, block.norm1.eps)
+
+
+class FusedWanStream(nn.Module):
+    """All blocks as one module, in which a block's last residual and the next block's first norm are one operation."""
+
+    def __init__(self, blocks: Iterable[nn.Module], parts: Collection[str]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(FusedWanRowsBlock(block, parts) for block in blocks)
+
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, temb: torch.Tensor, rotary_emb: Tables
+    ) -> torch.Tensor:
+        """Arguments and result of a block's own, with halved rotary tables."""
+        tables = [block.block.scale_shift_table.detach() for block in self.blocks]
+        hidden_states = hidden_states.contiguous()
+        shift, scale = wan_modulation(tables[0], temb)
+        normed = norm_rows(hidden_states, 1 + scale, shift, self.blocks[0].block.norm1.eps)
+        for block, following in zip(self.blocks, [*tables[1:], tables[-1]], strict=True):  # nobody follows the last
+            hidden_states, normed = block(hidden_states, normed, encoder_hidden_states, temb, rotary_emb, following)
+        return hidden_states
+
+
+def wan_modulation(table: torch.Tensor, temb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shift and scale of a Wan block's first norm, (batch, channels)."""
+    return (table[:, :2] + temb[:, :2].float()).unbind(1)
+
+
 class FusedHunyuanVideoBlock(nn.Module):
     """A ``HunyuanVideoTransformerBlock``, of two streams; see the module's first lines."""
 
@@ -181,17 +283,27 @@ class FusedHunyuanVideoBlock(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As the block's own, with halved rotary tables."""
         block, video = self.block, hidden_states.shape[1]
-        normed, gate, ff_shift, ff_scale, ff_gate = block.norm1(hidden_states, emb=temb)
+        if "rows" in self.parts:
+            shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation(block.norm1, temb, 6)
+            normed = norm_rows(hidden_states, 1 + scale, shift, block.norm1.norm.eps)
+        else:
+            normed, gate, ff_shift, ff_scale, ff_gate = block.norm1(hidden_states, emb=temb)
         text_normed, text_gate, text_shift, text_scale, text_ff_gate = block.norm1_context(
             encoder_hidden_states, emb=temb
         )
         q, k, v = _joint(self, normed, text_normed, tables)
         out = _attend(self.processor, q, k, v, tables).flatten(2)
-        hidden_states = hidden_states + block.attn.to_out[0](out[:, :video]) * gate[:, None]
+        attended = block.attn.to_out[0](out[:, :video])
+        if "rows" in self.parts:
+            hidden_states, normed = add_norm_rows(
+                hidden_states, attended, None, gate, 1 + ff_scale, ff_shift, block.norm2.eps
+            )  # fmt: skip
+        else:
+            hidden_states = hidden_states + attended * gate[:, None]
+            normed = block.norm2(hidden_states) * (1 + ff_scale[:, None]) + ff_shift[:, None]
         encoder_hidden_states = (
             encoder_hidden_states + block.attn.to_add_out(out[:, video:]) * text_gate[:, None]
         )  # fmt: skip
-        normed = block.norm2(hidden_states) * (1 + ff_scale[:, None]) + ff_shift[:, None]
         text_normed = block.norm2_context(encoder_hidden_states) * (1 + text_scale[:, None]) + text_shift[:, None]
         hidden_states = hidden_states + ff_gate[:, None] * _feed_forward(self, block.ff, normed)
         encoder_hidden_states = encoder_hidden_states + text_ff_gate[:, None] * _feed_forward(
@@ -209,7 +321,9 @@ class FusedHunyuanVideoSingleBlock(nn.Module):
         self.parts = frozenset(parts)
         attn = block.attn
         self.processor = attn.processor
-        self.projections = Projections((attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads)
+        self.projections = Projections(
+            (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads, "rotate" in self.parts
+        )
 
     def forward(self, hidden_states: torch.Tensor, temb: torch.Tensor, tables: Tables, joint: Tables) -> torch.Tensor:
         """The block's output, (batch, video and text tokens, channels).
@@ -218,13 +332,41 @@ class FusedHunyuanVideoSingleBlock(nn.Module):
             tables: of the video tokens, halved.
             joint: the same with rows for the text tokens that turn nothing.
         """
+        normed, gate = self.block.norm(hidden_states, emb=temb)
+        out, more = self.halves(normed, tables, joint)
+        return hidden_states + gate[:, None] * (out + more)
+
+    def halves(self, normed: torch.Tensor, tables: Tables, joint: Tables) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention and feed-forward part add to the output, before the gate."""
         block = self.block
-        normed, gate = block.norm(hidden_states, emb=temb)
         out = _attend(self.processor, *_qkv(self, normed, joint), tables).flatten(2)
         inner = _gelu_of(self, block.proj_mlp, normed)
         of_attention, of_inner = block.proj_out.weight.split([out.shape[2], inner.shape[2]], dim=1)
-        out = F.linear(out, of_attention, block.proj_out.bias) + F.linear(inner, of_inner)
-        return hidden_states + gate[:, None] * out
+        more = tiled_linear(inner, of_inner, None, False) if "down" in self.parts else F.linear(inner, of_inner)
+        return F.linear(out, of_attention, block.proj_out.bias), more
+
+
+class FusedHunyuanVideoSingleRowsBlock(FusedHunyuanVideoSingleBlock):
+    """The same, given its input normalised and modulated as well, which is part of the residual before."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        normed: torch.Tensor,
+        tables: Tables,
+        joint: Tables,
+        gate: torch.Tensor,
+        factor: torch.Tensor,
+        shift: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The block's output, and that normalised and modulated for the next block.
+
+        Args:
+            gate: of this block, (batch, channels).
+            factor, shift: of the next block's norm.
+        """
+        out, more = self.halves(normed, tables, joint)
+        return add_norm_rows(hidden_states, out, more, gate, factor, shift, self.block.norm.norm.eps)
 
 
 class FusedHunyuanVideoSingleStream(nn.Module):
@@ -232,7 +374,9 @@ class FusedHunyuanVideoSingleStream(nn.Module):
 
     def __init__(self, blocks: Iterable[nn.Module], parts: Collection[str] = PARTS) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(FusedHunyuanVideoSingleBlock(block, parts) for block in blocks)
+        self.rows = "rows" in parts
+        kind = FusedHunyuanVideoSingleRowsBlock if self.rows else FusedHunyuanVideoSingleBlock
+        self.blocks = nn.ModuleList(kind(block, parts) for block in blocks)
 
     def forward(
         self,
@@ -249,9 +393,30 @@ class FusedHunyuanVideoSingleStream(nn.Module):
         joint = tuple(
             F.pad(table, (0, 0, 0, 0, 0, text), value=value) for table, value in zip(tables, (1.0, 0.0), strict=True)
         )
-        for block in self.blocks:
-            hidden_states = block(hidden_states, temb, tables, joint)
+        if self.rows:
+            hidden_states = self._by_rows(hidden_states, temb, tables, joint)
+        else:
+            for block in self.blocks:
+                hidden_states = block(hidden_states, temb, tables, joint)
         return hidden_states[:, :video], hidden_states[:, video:]
+
+    def _by_rows(
+        self, hidden_states: torch.Tensor, temb: torch.Tensor, tables: Tables, joint: Tables
+    ) -> torch.Tensor:  # fmt: skip
+        shifts, scales, gates = zip(*(modulation(block.block.norm, temb, 3) for block in self.blocks), strict=True)
+        factors = [1 + scale for scale in scales]
+        normed = norm_rows(hidden_states, factors[0], shifts[0], self.blocks[0].block.norm.norm.eps)
+        for number, block in enumerate(self.blocks):
+            following = min(number + 1, len(self.blocks) - 1)  # nobody follows the last
+            hidden_states, normed = block(
+                hidden_states, normed, tables, joint, gates[number], factors[following], shifts[following]
+            )
+        return hidden_states
+
+
+def modulation(norm: nn.Module, temb: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+    """What an adaptive norm of diffusers (``AdaLayerNormZero``, ``AdaLayerNormZeroSingle``) makes of the embedding."""
+    return norm.linear(norm.silu(temb)).chunk(parts, dim=1)
 
 
 class FusedMochiBlock(nn.Module):
@@ -326,10 +491,13 @@ def _attend(processor: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, t
 
 def _feed_forward(block: nn.Module, ff: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """A feed-forward layer with GELU in its tanh form."""
-    return ff.net[2](_gelu_of(block, ff.net[0].proj, x))
+    inner = _gelu_of(block, ff.net[0].proj, x)
+    return tiled_linear(inner, ff.net[2].weight, ff.net[2].bias, False) if "down" in block.parts else ff.net[2](inner)
 
 
 def _gelu_of(block: nn.Module, linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    if "up" in block.parts:
+        return tiled_linear(x, linear.weight, linear.bias, True)
     if "gelu" in block.parts:
         return linear_gelu(x, linear.weight, linear.bias)
     return F.gelu(linear(x), approximate="tanh")

@@ -18,7 +18,9 @@ from benchmark.testbed.backgrounds import BACKGROUNDS
 from benchmark.testbed.world import COLOURS, DIRECTIONS, MAX_OBJECTS, SHAPES, WORLD, SceneBatch, render_batch
 
 Degrade = Callable[[SceneBatch, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-LEAST_SHARE = 0.15  # of the frames that a degradation with a share of frames spoils, whatever its strength
+# Of the frames that a degradation with a share of frames spoils, at strength 0 and at strength 1. Some frames always
+# stay: a clip that is wrong throughout would have one flaw less, the change in its middle.
+LEAST_SHARE, LARGEST_SHARE = 0.15, 0.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Degradation:
         spoils: questions whose answer becomes no.
         unsure: questions whose answer is not known any more; they are left out of training on such a clip.
         trained: whether the judge is trained on it; the others only test it.
+        least: how much of the flaw is there already at strength 0, from 0 to 1; 1 where one object is wrong altogether.
     """
 
     apply: Degrade
     spoils: tuple[str, ...]
     unsure: tuple[str, ...] = ()
     trained: bool = True
+    least: float = 0.0
 
 
 def blur_clips(clips: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -66,7 +70,7 @@ def _normal(like: torch.Tensor, generator: torch.Generator, shape: tuple[int, ..
 def _last_frames(clips: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """Which frames are spoilt, at the end of each clip: bool (batch, frames, 1, 1, 1)."""
     frames = clips.shape[1]
-    share = LEAST_SHARE + (1 - LEAST_SHARE) * strength
+    share = LEAST_SHARE + (LARGEST_SHARE - LEAST_SHARE) * strength
     spoilt = torch.ceil(share * frames)
     return (torch.arange(frames)[None] >= (frames - spoilt)[:, None])[:, :, None, None, None]
 
@@ -195,6 +199,31 @@ def _wrong_background(scenes, clips, strength, generator):
     return torch.where(_last_frames(clips, strength), other, clips)
 
 
+def _missing(scenes, clips, strength, generator):
+    """Objects that are never there, one at the least and all at strength 1."""
+    return _draw(dataclasses.replace(scenes, present=scenes.present & ~_some(scenes, strength)), clips)
+
+
+def _slow(scenes, clips, strength, generator):
+    """Objects run late, and stand still at strength 1, while the background moves as it should."""
+    background = _draw(dataclasses.replace(scenes, present=scenes.present & False), clips)
+    index = torch.round(torch.arange(clips.shape[1])[None] * (1 - strength)[:, None]).long()
+    row = torch.arange(len(clips))[:, None]
+    covered = ((clips - background).abs().amax(dim=2, keepdim=True) > 1 / 64)[row, index]
+    return torch.where(covered, clips[row, index], background)
+
+
+def _ruin(scenes, clips, strength, generator):
+    """The clip gives way to a small pattern that is repeated over the frame, with noise of its own."""
+    batch, frames, _, size, _ = clips.shape
+    cell = 4 + int(torch.randint(5, (1,), generator=generator))
+    tile = 0.5 + 0.12 * _normal(clips, generator, (batch, 1, 3, cell, cell))
+    pattern = tile.repeat(1, 1, 1, -(-size // cell), -(-size // cell))[..., :size, :size]
+    pattern = pattern + 0.06 * _normal(clips, generator)
+    share = _each((0.1 + 0.9 * strength) * (strength > 0))
+    return torch.lerp(clips, pattern, share.expand_as(clips))
+
+
 def _loop(scenes, clips, strength, generator):
     frames = clips.shape[1]
     period = torch.round(frames * (0.8 - 0.55 * strength)).long().clamp(min=3)
@@ -284,10 +313,11 @@ def _blocks(scenes, clips, strength, generator):
 
 
 def _desaturate(scenes, clips, strength, generator):
-    return torch.lerp(clips, clips.mean(dim=2, keepdim=True).expand_as(clips), _each(0.9 * strength).expand_as(clips))
+    return torch.lerp(clips, clips.mean(dim=2, keepdim=True).expand_as(clips), _each(0.65 * strength).expand_as(clips))
 
 
 _TOUCHES_OBJECTS = ("count", "colours", "shapes", "directions", "speeds", "stay")
+_TOUCHES_SCENE = ("colours", "shapes", "directions", "speeds", "stay", "background", "pan")
 _TOUCHES_MOTION = ("directions", "speeds", "pan", "smooth", "moving", "no_repeat")
 
 DEGRADATIONS = MappingProxyType(
@@ -297,21 +327,39 @@ DEGRADATIONS = MappingProxyType(
         "flicker": Degradation(_flicker, ("no_flicker",), ("colours", "stay", "background")),
         "frozen": Degradation(_frozen, ("moving",), ("no_repeat", "directions", "speeds", "pan", "smooth")),
         "vanish": Degradation(_vanish, ("stay",), _TOUCHES_OBJECTS + ("smooth",)),
-        "duplicate": Degradation(_duplicate, ("count",), _TOUCHES_OBJECTS + ("smooth",)),
-        "wrong_colour": Degradation(_wrong_colour, ("colours",), _TOUCHES_OBJECTS),
-        "wrong_shape": Degradation(_wrong_shape, ("shapes",), ("smooth",)),
-        "wrong_direction": Degradation(_wrong_direction, ("directions",), ("speeds",)),
-        "wrong_speed": Degradation(_wrong_speed, ("speeds",)),
-        "wrong_pan": Degradation(_wrong_pan, ("pan",), ("smooth",)),
-        "wrong_background": Degradation(_wrong_background, ("background",), ("smooth", "pan")),
+        "duplicate": Degradation(_duplicate, ("count",), _TOUCHES_OBJECTS + ("smooth",), least=LEAST_SHARE),
+        "wrong_colour": Degradation(_wrong_colour, ("colours",), _TOUCHES_OBJECTS, least=LEAST_SHARE),
+        "wrong_shape": Degradation(_wrong_shape, ("shapes",), ("smooth",), least=LEAST_SHARE),
+        "wrong_direction": Degradation(_wrong_direction, ("directions",), ("speeds",), least=1.0),
+        "wrong_speed": Degradation(_wrong_speed, ("speeds",), least=1.0),
+        "wrong_pan": Degradation(_wrong_pan, ("pan",), ("smooth",), least=LEAST_SHARE),
+        "wrong_background": Degradation(_wrong_background, ("background",), ("smooth", "pan"), least=LEAST_SHARE),
         "loop": Degradation(_loop, ("no_repeat",), (*_TOUCHES_MOTION, "stay")),
         "jitter": Degradation(_jitter, ("smooth",), ("sharp", "pan", "speeds", "directions")),
         "pixelate": Degradation(_pixelate, ("no_blocks",), ("sharp", "shapes", "colours")),
         "ghost": Degradation(_ghost, ("no_ghosts",), ("sharp", "smooth", "speeds", *_TOUCHES_OBJECTS)),
+        "missing": Degradation(_missing, ("colours", "shapes", "directions", "speeds", "stay"), ("count",), least=1.0),
+        "slow": Degradation(_slow, ("speeds",), ("directions", "moving", "no_repeat", "smooth")),
+        "ruin": Degradation(
+            _ruin,
+            (
+                "sharp",
+                "no_noise",
+                "no_blocks",
+                "colours",
+                "shapes",
+                "directions",
+                "speeds",
+                "background",
+                "pan",
+                "stay",
+            ),
+            ("count", "no_ghosts", "moving", "smooth", "no_repeat"),
+        ),
         "blocks": Degradation(_blocks, ("no_blocks",), trained=False),
-        "speckle": Degradation(_speckle, ("no_noise",), trained=False),
-        "stutter": Degradation(_stutter, ("smooth",), trained=False),
-        "shuffle": Degradation(_shuffle, ("smooth",), trained=False),
+        "speckle": Degradation(_speckle, ("no_noise",), ("sharp", "no_blocks", "no_ghosts")),
+        "stutter": Degradation(_stutter, ("smooth",), ("moving", "speeds", "pan", "directions"), least=0.3),
+        "shuffle": Degradation(_shuffle, ("smooth",), ("speeds", "pan", "directions", "no_repeat"), least=0.3),
         "motion_blur": Degradation(_motion_blur, ("no_ghosts",), trained=False),
         "fade": Degradation(_fade, ("stay",), trained=False),
         "swapped_colours": Degradation(_swapped_colours, ("colours",), trained=False),
@@ -320,6 +368,7 @@ DEGRADATIONS = MappingProxyType(
     }
 )
 UNGRADED = ("reversed",)  # their strength changes nothing
+BY_NUMBER = ("wrong_direction", "wrong_speed", "missing")  # their strength is a share of at most three objects
 
 
 def names(trained: bool | None = None) -> list[str]:

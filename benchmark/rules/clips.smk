@@ -8,6 +8,7 @@ rule generate:
         noise=rules.inputs.output.noise,
         method="methods/{method}.py",
         weights=lambda wildcards: experiments.weights_files(wildcards.model),
+        tuning=tuning_record,
     output:
         # The clips are no outputs for Snakemake: it would delete those that are done before a job goes on.
         record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/{{tuning}}/generate.json",
@@ -37,6 +38,7 @@ rule measure:
         prompts=rules.inputs.output.prompts,
         metrics=[f"metrics/{name}.py" for name in CONFIG["metrics"]],
         lpips=CONFIG["lpips"]["weights"] or [],
+        judge="benchmark/testbed/weights/judge.safetensors" if "vision_reward" in CONFIG["metrics"] else [],
     output:
         record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/{{tuning}}/measure.json",
     log:
@@ -53,7 +55,8 @@ rule measure:
         inputs=lambda wildcards, input: Path(input.prompts).parent,
         metrics=",".join(CONFIG["metrics"]),
         lpips=lpips_options(),
+        vision_reward=vision_reward_options(),
     shell:
         "OMP_NUM_THREADS={threads} python -m benchmark measure {params.cell} --inputs {params.inputs} "
-        "--reference {input.reference} --candidate {input.candidate} --metrics {params.metrics} {params.lpips} "
+        "--reference {input.reference} --candidate {input.candidate} --metrics {params.metrics} {params.lpips} {params.vision_reward} "
         "--record {output.record} > {log} 2>&1"

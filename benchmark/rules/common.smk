@@ -1,7 +1,9 @@
 # The checked configuration, and the names that the rules share. Nothing here is a rule.
 
+import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from benchmark import config as experiments
 from benchmark import gpus
 from benchmark import processes
 from benchmark.estimate import BUDGETS_CHECKED
+from benchmark.tuning import places
 
 logging.getLogger("benchmark").setLevel(logging.INFO)
 logging.getLogger("benchmark").addHandler(logging.StreamHandler())
@@ -64,8 +67,24 @@ def cell_of(wildcards):
 
 
 def records(kind):
-    """The records of one kind of all cells."""
-    return [f"{RESULTS}/records/{path}/{kind}.json" for path in CELLS]
+    """The records of one kind of all cells, or, of tunings, of those that are tuned."""
+    return [f"{RESULTS}/records/{path}/{kind}.json" for path, cell in CELLS.items() if cell.tuned or kind != "tune"]
+
+
+def tuning_record(wildcards):
+    """The record of a cell's tuning, where it is tuned."""
+    return [f"{RESULTS}/records/{cell_of(wildcards).path.as_posix()}/tune.json"] if wildcards.tuning == "tuned" else []
+
+
+def tuning_of(wildcards):
+    """The tuned cell of a job's wildcards, as its tuning sees it: nothing of how clips are drawn with the adapter."""
+    return places.of_tuning(CELLS[f"{wildcards.model}/{wildcards.length}/{wildcards.method}/tuned"])
+
+
+def shipped_adapter(wildcards):
+    """The files of the adapter that is shipped for a model, length and method, whatever its settings."""
+    folder = Path("benchmark/testbed/adapters", wildcards.model, wildcards.length, wildcards.method)
+    return sorted(path.as_posix() for path in folder.glob("*.*"))
 
 
 def clip_shape(wildcards):
@@ -75,6 +94,12 @@ def clip_shape(wildcards):
         f"--experiment {cell.experiment} --model {cell.model} --length {cell.length} --frames {cell.frames} "
         f"--height {cell.height} --width {cell.width} --clips {cell.clips} --seed {cell.seed}"
     )
+
+
+def vision_reward_options():
+    """The option that names the judge, where the configuration names one."""
+    settings = {key: value for key, value in CONFIG["vision_reward"].items() if value}
+    return f"--vision-reward {shlex.quote(json.dumps(settings))}" if settings else ""
 
 
 def lpips_options():

@@ -5,6 +5,7 @@ rule collect:
     input:
         generated=records("generate"),
         measured=records("measure"),
+        tuned=records("tune"),
     output:
         parquet=f"{RESULTS}/records.parquet",
         csv=report(f"{RESULTS}/records.csv", category="Records", caption="captions/records.rst"),

@@ -1,13 +1,14 @@
 # A testbed trained anew. No table asks for it: the weights that clips are drawn with are committed, and only
-# `python -m benchmark publish` puts others into their place.
+# `python -m benchmark publish` puts others into their place. The weights, in one file or in shards with an index, lie
+# beside the record, which names them.
 #
-#   snakemake results/quick/training/testbed-nano.safetensors
+#   snakemake results/quick/training/testbed-nano.training.json
 
 
 rule train:
     output:
-        weights=f"{RESULTS}/training/{{model}}.safetensors",
         record=f"{RESULTS}/training/{{model}}.training.json",
+        samples=f"{RESULTS}/training/{{model}}.samples.png",
     log:
         f"{LOGS}/train/{{model}}.log",
     benchmark:
@@ -19,7 +20,7 @@ rule train:
         gpu=1,
         mem_mb=16000,
     params:
-        folder=lambda wildcards, output: Path(output.weights).parent,
+        folder=lambda wildcards, output: Path(output.record).parent,
     shell:
         "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu train --model {wildcards.model} "
-        "--out {params.folder} > {log} 2>&1"
+        "--out {params.folder} --evaluate 64 --samples 6 > {log} 2>&1"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import ends, parts, planning, settings, steps, training
+from benchmark.speed import clock, ends, parts, planning, settings, steps, training
 from benchmark.speed.cells import SpeedCell
 
 LATENCY, TRAINING = "latency", "training"
@@ -270,7 +270,9 @@ def _about(record: Record | None, cell: SpeedCell) -> Record | None:
 
 
 def _read(path: Path) -> Record | None:
-    return read_record(path) if path.exists() else None
+    """The record at a path; None where there is none, or one whose numbers were taken in an earlier way."""
+    held = read_record(path) if path.exists() else None
+    return None if held is None or clock.outdated(held) else held
 
 
 def _passed(record: Record | None) -> Record | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ from benchmark.speed.cells import SpeedCell
 logger = logging.getLogger(__name__)
 
 WATCH_S = 1.0  # seconds between two looks at the GPU while something is timed
+
+PROTOCOL = MappingProxyType({"attention": 2, "lora": 2, "outside": 2})
+"""By kind of record, how its numbers are taken; 1 where nothing is said. Records of an earlier way count as not there.
+
+Calls of attention: 2 runs a pass's other work between them (``benchmark.speed.between``). Time outside attention: 2
+leaves out the copies of values that are handed on."""
 
 
 class OutOfTime(Exception):
@@ -85,6 +92,9 @@ class Clock:
         calls: int = 5,
         least: int = 1,
         within_s: float | None = None,
+        warm_s: float = 0.0,
+        for_s: float = 0.0,
+        between: Callable[[], Any] | None = None,
         what: str = "call",
     ) -> Timing:
         """Seconds of calls, each between two CUDA events (wall time on a CPU).
@@ -94,6 +104,9 @@ class Clock:
             calls: calls that count.
             least: so many of them at least, where ``within_s`` does not hold all.
             within_s: seconds that the calls that count may take together.
+            warm_s, for_s: seconds for which calls warm up and are timed at least, with what runs between them; they are
+                more than ``warmup`` and ``calls`` then.
+            between: runs before every call, and is not timed.
 
         Raises:
             Disturbed: another process was on the GPU.
@@ -101,18 +114,21 @@ class Clock:
         """
         self._alone()
         before = timing.gpu_state(self.device)
-        for _ in range(warmup):
-            function()
+        begun, warmed = time.monotonic(), 0
+        while warmed < warmup or time.monotonic() - begun < warm_s:
+            timing.time_calls(function, warmup=0, calls=1, device=self.device, between=between)
+            warmed += 1
         samples: list[float] = []
         with Watch(self.device) as watch:
-            while len(samples) < calls:
+            begun = time.monotonic()
+            while len(samples) < calls or time.monotonic() - begun < for_s:
                 if len(samples) >= least and within_s is not None and sum(samples) + samples[-1] > within_s:
                     break
                 if samples and self.left() < samples[-1]:
                     if len(samples) >= least:
                         break
                     raise OutOfTime(f"{what}: a call takes {samples[-1]:.0f} s, {max(self.left(), 0):.0f} s are left")
-                samples += timing.time_calls(function, warmup=0, calls=1, device=self.device)
+                samples += timing.time_calls(function, warmup=0, calls=1, device=self.device, between=between)
         after = timing.gpu_state(self.device)
         self._alone()
         return Timing(samples, {"before": before, "during": watch.seen(), "after": after})
@@ -210,7 +226,7 @@ def record(
         details = dict(details)
         status, reason = details.pop("status", "passed"), details.pop("reason", None)
         units = dict.fromkeys((name for name in values if name.endswith("_s")), "s") | details.pop("units", {})
-        details["job_s"] = time.monotonic() - begun
+        details |= {"job_s": time.monotonic() - begun, "protocol": PROTOCOL.get(kind, 1)}
         made = make_record(
             kind,
             cell,
@@ -262,13 +278,23 @@ def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
     except ValueError as error:
         logger.warning("%s; measured anew", error)
         return None
-    if held["cell"] != cell.settings():
+    if held["cell"] != cell.settings() or outdated(held):
         return None
     if held["status"] == "passed":
         return held
     origin = held["provenance"]
     same = origin["code"] == code_hash() and origin["device"].get("name") == _device(device).get("name")
     return held if same and not held["details"].get("disturbed") else None
+
+
+def outdated(held: Mapping[str, Any]) -> bool:
+    """Whether a record's numbers were taken in an earlier way; one without numbers is of no way."""
+    return held["status"] == "passed" and held["details"].get("protocol", 1) != PROTOCOL.get(held["kind"], 1)
+
+
+def measured(path: Path) -> bool:
+    """Whether there is a record at a path whose numbers, if it has any, were taken as they are now."""
+    return path.exists() and not outdated(read_record(path))
 
 
 def _device(device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.records import ROOT, read_record
-from benchmark.speed import assemble, planning
+from benchmark.speed import assemble, clock, planning
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +91,10 @@ def take_over(stage: str, asked: str, records: Path, committed: Path, device: Ma
 
 
 def _passed(path: Path) -> bool:
-    """Whether there is a record that passed and is as it was written."""
+    """Whether there is a record that passed, is as it was written, and was taken as numbers are taken now."""
     with contextlib.suppress(ValueError):
-        return read_record(path)["status"] == "passed"
+        held = read_record(path)
+        return held["status"] == "passed" and not clock.outdated(held)
     return False
 
 
@@ -103,7 +104,7 @@ def _measured(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         if path.name == planning.FILE or path.stem in NOT_TAKEN:
             continue
         held = read_record(path)
-        if held["status"] == "passed":
+        if held["status"] == "passed" and not clock.outdated(held):
             yield path, held
 
 

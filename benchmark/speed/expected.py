@@ -10,14 +10,18 @@ from benchmark import operations
 from benchmark.speed import settings
 from benchmark.speed.cells import SpeedCell, from_settings
 
-RATES = MappingProxyType({"dense": 600e12, "sparse": 500e12, "outside": 450e12, "unfused": 250e12})
+RATES = MappingProxyType({"dense": 650e12, "sparse": 580e12, "outside": 590e12, "unfused": 340e12})
 """Operations a second on one H100, on the careful side of what was measured."""
-START_S = MappingProxyType({"parts": 90.0, "whole": 60.0, "run": 60.0, "ends": 40.0, "training": 60.0})
+START_S = MappingProxyType({"parts": 60.0, "whole": 40.0, "run": 40.0, "ends": 40.0, "training": 60.0})
 """Start of a process, building and compiling."""
 CALLS, STEPS, LEAST = 10, 5, 3
 LONG_STEP_S = 60.0  # a step that takes longer is timed once or twice
 DECODER_S = 0.4  # seconds a frame of a million pixels
-WITHIN_S = 20.0  # seconds that the timed calls of one attention may take, where ten are more
+WARM_S, FOR_S = 2.0, 3.0
+"""Seconds of attention calls, with what stands between them, before those that count, and of those at least."""
+WITHIN_S = 40.0  # seconds that the timed attention calls of a tuning step may take, where ten are more
+TUNING = 4.8  # a tuning step's attention call over a forward one: forward twice, and backward
+TUNING_OUTSIDE = 3.0  # the same for what lies outside: forward twice, and backward to the inputs alone
 
 
 def layer_s(cell: SpeedCell, density: float = 1.0) -> float:
@@ -41,15 +45,27 @@ def step_s(cell: SpeedCell, density: float = 1.0) -> float:
     return cell.passes * (outside_s(cell) + layers * layer_s(cell, density))
 
 
-def calls_s(call_s: float) -> float:
-    """Seconds that the timed calls of one attention take, with one to warm up."""
-    calls = max(min(CALLS, WITHIN_S / call_s), LEAST)
-    return (calls + 1) * call_s
+def share_s(cell: SpeedCell) -> float:
+    """Seconds outside self-attention for each layer of a pass."""
+    return outside_s(cell) / settings.resized(cell.model, cell.trial).layers
+
+
+def calls_s(call_s: float, between_s: float) -> float:
+    """Seconds that the calls of one attention take, with those to warm up, with what stands between them."""
+    one = call_s + between_s
+    return 1 + max(WARM_S, one) + max(CALLS * one, FOR_S)
+
+
+def tuning_calls_s(cell: SpeedCell, density: float) -> float:
+    """The same for the attention calls of a tuning step, of all of a cell's settings."""
+    call = TUNING * layer_s(cell, density)
+    calls = 1 + max(min(CALLS, WITHIN_S / call), LEAST)
+    return max(len(cell.mixture), 1) * (1 + calls * (call + TUNING_OUTSIDE * share_s(cell)))
 
 
 def outside_part_s(cell: SpeedCell) -> float:
     """Seconds in which the time outside attention is measured, unfused and fused, building and compiling included."""
-    return START_S["parts"] / 2 + 4 * outside_s(cell, "unfused") + 6 * outside_s(cell)
+    return START_S["parts"] / 2 + 5 * outside_s(cell, "unfused") + 8 * outside_s(cell)
 
 
 def whole_part_s(cell: SpeedCell, density: float) -> float:
@@ -72,8 +88,8 @@ def part_s(planned: Mapping[str, Any], part: str) -> float:
     if part == "parts":
         total = outside_part_s(any_cell) + START_S["parts"] / 2
         for cell, found in cells.values():
-            for _ in range(max(len(cell.mixture), 1)):
-                total += calls_s(layer_s(cell, min(found["density"], 1.0)))
+            one = calls_s(layer_s(cell, min(found["density"], 1.0)), share_s(cell))
+            total += max(len(cell.mixture), 1) * one
     elif part == "whole":
         for key in planned["whole"]:
             cell, found = cells[key]
@@ -83,10 +99,10 @@ def part_s(planned: Mapping[str, Any], part: str) -> float:
     elif part == "training":
         for key in planned["training"]:
             cell, found = cells[key]
-            total += 5 * calls_s(layer_s(cell, min(found["density"], 1.0))) / 2
+            total += tuning_calls_s(cell, min(found["density"], 1.0))
             if planned["training_whole"]:
-                total += 4 * 4 * step_s(cell, min(found["density"], 1.0)) / cell.passes
-        total += 4 * 4 * outside_s(any_cell, "unfused") / 4
+                total += 30 + 6 * TUNING * step_s(cell, min(found["density"], 1.0)) / cell.passes
+        total += 6 * TUNING_OUTSIDE * outside_s(any_cell, "unfused") / 10
     elif part == "run" and planned["run"]:
         cell, found = cells[planned["run"]]
         total += cell.dense_steps * step_s(cell) + (cell.steps - cell.dense_steps) * step_s(cell, found["density"])

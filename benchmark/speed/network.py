@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -239,11 +241,13 @@ class CopyingRouter(attention.PassThroughRouter):
         self._copies.append(lambda: start.elapsed_time(end) / 1e3)
         return copy
 
-    def copies_s(self, passes: int) -> float:
-        """Median over the last so many passes, all over by now, of the seconds that a pass's copies took."""
-        each = len(self._copies[-1:]) and self._layers(passes)
-        found = [copy() for copy in self._copies[-passes * each :]]
-        return statistics.median(sum(found[n * each : (n + 1) * each]) for n in range(passes))
+    def copies_s(self, passes: int, layers: int) -> float:
+        """Median, over the last so many passes of so many layers, of the seconds that a pass's copies took.
+
+        All that was queued must be over.
+        """
+        found = [copy() for copy in self._copies[-passes * layers :]]
+        return statistics.median(sum(found[n * layers : (n + 1) * layers]) for n in range(passes))
 
 
 class WarmingRouter(attention.AttentionRouter):

@@ -1,14 +1,16 @@
 """The parts of a step: a pass with attention left out, and every method's complete attention call.
 
 ``step = passes * (outside + dense layers * dense call + sparse layers * the method's call)``. The attention call is
-all that a layer's router does, as it is called inside the model: permutations, classification of heads, kernel. The
-rotation of queries and keys is in the time outside. A permutation that the model makes once a pass is timed apart.
+all that a layer's router does, as it is called inside the model: permutations, classification of heads, kernel. It is
+timed under a pass's conditions (``benchmark.speed.between``). The rotation of queries and keys is in the time outside.
+A permutation that the model makes once a pass is timed apart.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ import torch
 from benchmark import models
 from benchmark.method import Method
 from benchmark.speed import clock, expected, planning
+from benchmark.speed.between import Between, between
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Measured, Timing, spread
 from benchmark.speed.network import (
     DTYPE,
     FULL,
+    CopyingRouter,
     Network,
     capture,
     check_device,
@@ -41,8 +45,6 @@ logger = logging.getLogger(__name__)
 OUTSIDE, ATTENTION, ROUNDING = "outside", "attention", "rounding"
 FEW, MORE = 1, 3
 """Blocks of each kind in the two transformers whose difference is a block's time, where the whole one does not fit."""
-WARM_S = 2.0
-"""Seconds of calls before those that count, so that the GPU's clocks are those of a long run."""
 FUSED_ERROR = 2.0**-8
 """Rounding to bfloat16 is wrong by at most so much; over layers it adds like the root of their number."""
 
@@ -56,9 +58,10 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     cells = {key: from_settings(found["cell"]) for key, found in planned["cells"].items()}
     stage = next(iter(cells.values())).of_stage()
     path = records / stage.path / f"{OUTSIDE}.json"
-    if clock.done(path, stage, device) is None:
+    known = clock.done(path, stage, device)
+    if known is None:
         timer.reserve(expected.outside_part_s(stage), f"{stage.stage}: time outside attention")
-        clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, timer, device))
+        known = clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, timer, device))
     waiting = {}
     for key, cell in cells.items():
         path = records / cell.path / f"{ATTENTION}.json"
@@ -70,20 +73,54 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     if planned["training_whole"] and clock.done(path, stage, device) is None:
         timer.reserve(expected.START_S["parts"] / 2, f"{stage.stage}: rounding of the fused blocks")
         clock.record(ROUNDING, stage, path, device, lambda: rounding(stage, device))
-    held: list[tuple] = []
-
-    def given() -> tuple:
-        """What the first layer brings; taken from a small transformer of this shape when it is first needed."""
-        if not held:
-            held.append(first_layer(stage, device))
-        return held[0]
-
+    given = Given(stage, device, *share_s(stage, known))
     for key, (cell, path) in waiting.items():
         density = min(planned["cells"][key]["density"], 1.0)
-        one = expected.layer_s(cell, density)
-        timer.reserve(expected.calls_s(one) * 0.7, f"{cell.stage} {key}: its attention calls")
+        needed = max(len(cell.mixture), 1) * expected.calls_s(expected.layer_s(cell, density), expected.share_s(cell))
+        timer.reserve(needed, f"{cell.stage} {key}: its attention calls")
         hashes = {"mask": planned["cells"][key]["mask_hash"]} if not cell.mixture else None
         clock.record(ATTENTION, cell, path, device, lambda c=cell: attention_calls(c, given, timer, device), hashes)
+
+
+class Given:
+    """What attention calls of a stage are given; made when the first of them needs it, and then kept.
+
+    Args:
+        seconds: of what stands between two calls in a pass.
+        source: where they come from.
+    """
+
+    def __init__(self, stage: SpeedCell, device: str, seconds: float, source: str) -> None:
+        self.stage, self.device, self.seconds, self.source = stage, device, seconds, source
+
+    @functools.cached_property
+    def first_layer(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of the first layer, from a small transformer of this shape."""
+        return first_layer(self.stage, self.device)
+
+    @functools.cached_property
+    def between(self) -> Between:
+        """What runs before every call."""
+        return between(self.stage, self.seconds, self.source, self.device)
+
+    def drop(self) -> None:
+        """Gives up what was made."""
+        for name in ("first_layer", "between"):
+            self.__dict__.pop(name, None)
+
+
+def share_s(stage: SpeedCell, outside: Mapping[str, Any]) -> tuple[float, str]:
+    """Seconds outside attention for each layer of a pass, and where they come from: measured, else estimated."""
+    if outside["status"] != "passed":
+        return expected.share_s(stage), "estimate"
+    return outside["values"]["outside_s"] / stage.passes / spec_of(stage).layers, OUTSIDE
+
+
+def again(held: Mapping[str, Any], device: str) -> float:
+    """Seconds of a record's attention call, measured now under the conditions of the record."""
+    cell, facts = from_settings(held["cell"]), held["details"]["between"]
+    given = Given(cell.of_stage(), device, facts["wanted_s"], facts["source"])
+    return attention_calls(cell, given, Clock(device), device)[0]["call_s"]
 
 
 def first_layer(cell: SpeedCell, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -112,20 +149,32 @@ def outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
 
 
 def _outside_whole(cell: SpeedCell, timer: Clock, device: str) -> Measured:
-    network = Network(cell, router_of(cell, dense(), device, through=True), device)
-    unfused = timer.time(network.forward, warmup=1, calls=3, least=2, within_s=30, what="a pass, unfused")
+    network = Network(cell, _copying(cell, device), device)
+    unfused, unfused_copies = _passes(network, timer, warmup=1, calls=3, least=2, within_s=30, what="a pass, unfused")
     plain = network.forward()
     network.fuse(FULL)
-    fused = timer.time(network.forward, warmup=2, calls=5, least=3, within_s=40, what="a pass, fused")
+    fused, copies = _passes(network, timer, warmup=2, calls=5, least=3, within_s=40, what="a pass, fused")
     error = relative_error(network.forward(), plain)
     layers = network.spec.layers
     forget(network)
     values = {
-        "outside_s": cell.passes * fused.median,
-        "outside_unfused_s": cell.passes * unfused.median,
+        "outside_s": cell.passes * (fused.median - copies),
+        "outside_unfused_s": cell.passes * (unfused.median - unfused_copies),
+        "copies_s": cell.passes * copies,
         "fused_error": error,
     }
     return values, _judged(error, layers) | spread({"pass": fused, "pass_unfused": unfused})
+
+
+def _copying(cell: SpeedCell, device: str) -> CopyingRouter:
+    plain = router_of(cell, dense(), device, through=True)
+    return CopyingRouter(plain.method, plain.layout, plain.block, plain.kernel, plain.schedule)
+
+
+def _passes(network: Network, timer: Clock, **how: Any) -> tuple[Timing, float]:
+    """Times of passes without attention, and the seconds of each that went into copies of the values."""
+    found = timer.time(network.forward, **how)
+    return found, network.router.copies_s(len(found.samples), network.spec.layers)
 
 
 def _outside_by_blocks(cell: SpeedCell, timer: Clock, device: str) -> Measured:
@@ -133,28 +182,33 @@ def _outside_by_blocks(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     spec = spec_of(cell)
     kinds = kinds_of(spec)
     timings: dict[str, Timing] = {}
+    copies: dict[str, float] = {}
     counts = {"base": dict.fromkeys(kinds, FEW)}
     counts |= {kind: dict.fromkeys(kinds, FEW) | {kind: MORE} for kind in kinds}
     error = 0.0
     for name, count in counts.items():
-        network = Network(cell, router_of(cell, dense(), device, through=True), device, layers=count)
-        timings[f"{name}_unfused"] = timer.time(network.forward, warmup=1, calls=3, what="few blocks, unfused")
+        network = Network(cell, _copying(cell, device), device, layers=count)
+        plain_name = f"{name}_unfused"
+        timings[plain_name], copies[plain_name] = _passes(network, timer, warmup=1, calls=3, what="few blocks, unfused")
         plain = network.forward() if name == "base" else None
         network.fuse(FULL)
-        timings[name] = timer.time(network.forward, warmup=2, calls=5, what="few blocks, fused")
+        timings[name], copies[name] = _passes(network, timer, warmup=2, calls=5, what="few blocks, fused")
         if plain is not None:
             error = relative_error(network.forward(), plain)
             del plain
         forget(network)
 
-    def whole(suffix: str) -> float:
-        base = timings[f"base{suffix}"].median
-        blocks = {kind: (timings[f"{kind}{suffix}"].median - base) / (MORE - FEW) for kind in kinds}
+    passes = {name: found.median - copies[name] for name, found in timings.items()}
+
+    def whole(found: Mapping[str, float], suffix: str = "") -> float:
+        base = found[f"base{suffix}"]
+        blocks = {kind: (found[f"{kind}{suffix}"] - base) / (MORE - FEW) for kind in kinds}
         return base + sum((kinds[kind] - FEW) * blocks[kind] for kind in kinds)
 
     values = {
-        "outside_s": cell.passes * whole(""),
-        "outside_unfused_s": cell.passes * whole("_unfused"),
+        "outside_s": cell.passes * whole(passes),
+        "outside_unfused_s": cell.passes * whole(passes, "_unfused"),
+        "copies_s": cell.passes * whole(copies),
         "fused_error": error,
     }
     return values, _judged(error, FEW * len(kinds)) | spread(timings)
@@ -203,15 +257,20 @@ def _judged(error: float, layers: int) -> dict[str, Any]:
     return facts
 
 
-def attention_calls(cell: SpeedCell, given: Callable[[], tuple], timer: Clock, device: str) -> Measured:
-    """Seconds of one layer's complete attention call, and of the permutations that a pass needs besides."""
+def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) -> Measured:
+    """Seconds of one layer's complete attention call, and of the permutations that a pass needs besides.
+
+    At least ten calls, and as many as fit into ``expected.FOR_S`` with what stands between them, since a GPU at its
+    power limit takes seconds to settle.
+    """
     check_device(device)
     name, kernel = kernel_of(cell, device)
     timings: dict[str, Timing] = {}
     call = permute = 0.0
-    warmup = min(max(int(WARM_S / expected.layer_s(cell)), 1), expected.CALLS)
+    q, k, v = given.first_layer
+    around = given.between
+    settled = {"warm_s": expected.WARM_S, "for_s": expected.FOR_S} if device != "cpu" else {}
     for number, (share, method) in enumerate(planning.methods_of(cell)):
-        q, k, v = given()
         router = router_of(cell, method, device, kernel)
         order = router.hoisted_order(q.shape[2], q.device)
         router.hoisted = order is not None
@@ -224,11 +283,12 @@ def attention_calls(cell: SpeedCell, given: Callable[[], tuple], timer: Clock, d
 
         found = timer.time(
             attend,
-            warmup=warmup,
+            warmup=1,
             calls=expected.CALLS,
-            least=expected.LEAST,
-            within_s=expected.WITHIN_S,
+            least=expected.CALLS,
+            between=around.run,
             what=cell.method,
+            **settled,
         )
         timings[f"call_{number}" if cell.mixture else "call"] = found
         call += share * found.median
@@ -241,7 +301,7 @@ def attention_calls(cell: SpeedCell, given: Callable[[], tuple], timer: Clock, d
         del router, attend
         clock.free(device)
     values = {"call_s": call, "permute_s": permute}
-    return values, spread(timings) | {"kernel": name, "tokens": layout_of(cell).tokens}
+    return values, spread(timings) | {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(around.facts)}
 
 
 def unrotated(x: torch.Tensor) -> torch.Tensor:
@@ -261,4 +321,4 @@ def finished(planned: Mapping[str, Any], records: Path) -> bool:
     cells = [from_settings(found["cell"]) for found in planned["cells"].values()]
     paths = [records / cells[0].of_stage().path / f"{OUTSIDE}.json"]
     paths += [records / cell.path / f"{ATTENTION}.json" for cell in cells]
-    return all(path.exists() for path in paths)
+    return all(clock.measured(path) for path in paths)

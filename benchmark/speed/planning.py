@@ -67,9 +67,12 @@ def plan(stage: Stage) -> dict[str, Any]:
     found = {}
     for cell in tqdm(stage.cells, desc=f"planning {stage.name}", unit="cell"):
         found[key_of(cell)] = _cell(stage, cell, spec)
+    return {"format": FORMAT, "stage": stage.name, **lists(stage), "cells": found, "provenance": provenance()}
+
+
+def lists(stage: Stage) -> dict[str, Any]:
+    """What of a plan is not solved: which of its cells are timed how, and what the plan is made for."""
     return {
-        "format": FORMAT,
-        "stage": stage.name,
         "whole": list(stage.whole),
         "training": list(stage.training),
         "training_steps": stage.training_steps,
@@ -77,8 +80,6 @@ def plan(stage: Stage) -> dict[str, Any]:
         "run": stage.run,
         "rank": stage.rank,
         "asked": asked(stage),
-        "cells": found,
-        "provenance": provenance(),
     }
 
 
@@ -86,8 +87,8 @@ def asked(stage: Stage) -> str:
     """What a plan is made for, as one line: a plan for anything else is made anew."""
     flags = {key: list(value) for key, value in stage.flags.items()}
     cells = [cell.settings() for cell in stage.cells]
-    lists = [stage.whole, stage.training, stage.training_steps, stage.training_whole, stage.run, stage.rank]
-    return json.dumps([stage.name, cells, flags, lists], sort_keys=True)
+    timed = [stage.whole, stage.training, stage.training_steps, stage.training_whole, stage.run, stage.rank]
+    return json.dumps([stage.name, cells, flags, timed], sort_keys=True)
 
 
 def ensure(stage: Stage, records: Path) -> dict[str, Any]:
@@ -96,6 +97,10 @@ def ensure(stage: Stage, records: Path) -> dict[str, Any]:
     if path.exists():
         held = json.loads(path.read_text())
         if held.get("format") == FORMAT and held.get("asked") == asked(stage):
+            return held
+        if held.get("format") == FORMAT and json.loads(held["asked"])[:-1] == json.loads(asked(stage))[:-1]:
+            held |= lists(stage)  # the same cells, timed otherwise: nothing is solved anew
+            write_json(path, held)
             return held
         logger.info("%s is about other settings; planned anew", path)
     made = plan(stage)

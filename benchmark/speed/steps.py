@@ -157,10 +157,12 @@ def _drop(held: list[Network]) -> None:
 
 def finished(planned: Mapping[str, Any], records: Path) -> bool:
     """Whether all whole steps that the stage names have a record."""
-    return all((records / planning.cell_of(planned, key).path / f"{STEP}.json").exists() for key in planned["whole"])
+    return all(
+        clock.measured(records / planning.cell_of(planned, key).path / f"{STEP}.json") for key in planned["whole"]
+    )
 
 
 def run_finished(planned: Mapping[str, Any], records: Path) -> bool:
     """Whether the stage's whole run, if it has one, has a record."""
     key = planned["run"]
-    return key is None or (records / planning.cell_of(planned, key).path / f"{RUN}.json").exists()
+    return key is None or clock.measured(records / planning.cell_of(planned, key).path / f"{RUN}.json")

@@ -34,7 +34,7 @@ from benchmark.speed.network import (
     router_of,
     spec_of,
 )
-from benchmark.speed.parts import FEW, MORE, dense, first_layer, unrotated
+from benchmark.speed.parts import FEW, MORE, Given, dense, unrotated
 
 logger = logging.getLogger(__name__)
 
@@ -79,23 +79,22 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     cells = {key: planning.cell_of(planned, key) for key in planned["training"]}
     stage = next(iter(cells.values())).of_stage()
     path = records / stage.path / f"{OUTSIDE}.json"
-    if clock.done(path, stage, device) is None:
+    known = clock.done(path, stage, device)
+    if known is None:
         timer.reserve(30 + 24 * expected.outside_s(stage, "unfused") / 4, f"{stage.stage}: tuning outside attention")
-        clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, rank, timer, device))
-    held: list[tuple] = []
-
-    def given() -> tuple:
-        if not held:
-            held.append(first_layer(stage, device))
-        return held[0]
-
+        known = clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, rank, timer, device))
+    if known["status"] == "passed":
+        share = known["values"]["outside_s"] / spec_of(stage).layers, OUTSIDE
+    else:
+        share = expected.TUNING_OUTSIDE * expected.share_s(stage), "estimate"
+    given = Given(stage, device, *share)
     for key, cell in cells.items():
         path = records / cell.path / f"{ATTENTION}.json"
         if clock.done(path, cell, device) is None:
-            one = 5 * expected.layer_s(cell, min(planned["cells"][key]["density"], 1.0))
-            timer.reserve(4 * one, f"{cell.stage} {key}: attention of a tuning step")
+            needed = expected.tuning_calls_s(cell, min(planned["cells"][key]["density"], 1.0))
+            timer.reserve(needed, f"{cell.stage} {key}: attention of a tuning step")
             clock.record(ATTENTION, cell, path, device, lambda c=cell: attention_calls(c, given, timer, device))
-    held.clear()
+    given.drop()
     clock.free(device)
     for key, cell in cells.items() if planned["training_whole"] else ():
         path = records / cell.path / f"{STEP}.json"
@@ -104,14 +103,14 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
             clock.record(STEP, cell, path, device, lambda c=cell: whole_steps(c, rank, timer, device))
 
 
-def attention_calls(cell: SpeedCell, given: Callable[[], tuple], timer: Clock, device: str) -> Measured:
+def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) -> Measured:
     """Seconds of one layer's attention in a tuning step: forward, forward again, backward."""
     check_device(device)
     name, kernel = kernel_of(cell, device)
     timings: dict[str, Timing] = {}
     call = 0.0
     for number, (share, method) in enumerate(planning.methods_of(cell)):
-        q, k, v = (x.detach().requires_grad_() for x in given())
+        q, k, v = (x.detach().requires_grad_() for x in given.first_layer)
         router = router_of(cell, method, device, kernel)
         router.hoisted = router.hoisted_order(q.shape[2], q.device) is not None
         router.step = cell.dense_steps
@@ -123,13 +122,20 @@ def attention_calls(cell: SpeedCell, given: Callable[[], tuple], timer: Clock, d
             torch.autograd.grad(out, (q, k, v), gradient)
 
         found = timer.time(
-            run, warmup=1, calls=expected.CALLS, least=1, within_s=2 * expected.WITHIN_S, what=f"{cell.method}, tuning"
+            run,
+            warmup=1,
+            calls=expected.CALLS,
+            least=expected.LEAST,
+            within_s=expected.WITHIN_S,
+            between=given.between.run,
+            what=f"{cell.method}, tuning",
         )
         timings[f"call_{number}" if cell.mixture else "call"] = found
         call += share * found.median
         del run, q, k, v, gradient
         clock.free(device)
-    return {"call_s": call}, spread(timings) | {"kernel": name, "tokens": layout_of(cell).tokens}
+    details = {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(given.between.facts)}
+    return {"call_s": call}, spread(timings) | details
 
 
 def outside(cell: SpeedCell, rank: int, timer: Clock, device: str) -> Measured:
@@ -250,4 +256,4 @@ def finished(planned: Mapping[str, Any], records: Path) -> bool:
     paths += [records / cell.path / f"{ATTENTION}.json" for cell in cells]
     if planned["training_whole"]:
         paths += [records / cell.path / f"{STEP}.json" for cell in cells]
-    return all(path.exists() for path in paths)
+    return all(clock.measured(path) for path in paths)

@@ -44,7 +44,7 @@ MIN_SPEED = 0.35  # world pixels per frame under which nothing moves
 MIN_STRAIGHTNESS = 1.5  # the axis of motion moves at least this many times as fast as the other one
 
 # Area of each shape in units of its squared radius.
-_AREAS = {
+AREAS = {
     "circle": math.pi,
     "square": (2 * SQUARE_HALF) ** 2,
     "triangle": 0.75 * 3**0.5 * TRIANGLE_CIRCUMRADIUS**2,
@@ -92,10 +92,10 @@ def read_clip(clip: np.ndarray) -> Reading:
     if not square or clip.shape[0] < 2 or clip.shape[1] < 32:
         raise ValueError(f"clip: shape {clip.shape}; needed is (frames >= 2, size >= 32, size, 3)")
     scale = clip.shape[1] / WORLD
-    masks, copies = _segment(clip, scale)
+    masks, copies = segment(clip, scale)
     presence = masks.any(axis=(2, 3))
     seen = [index for index in range(len(masks)) if presence[index].mean() >= MIN_PRESENCE]
-    near = np.stack([_grow(mask, max(1, round(NEAR * scale))) for mask in masks[seen]]) if seen else masks[:0]
+    near = np.stack([grow(mask, max(1, round(NEAR * scale))) for mask in masks[seen]]) if seen else masks[:0]
     names = list(COLOURS)
     objects = []
     for rank, index in enumerate(seen):
@@ -141,7 +141,7 @@ def score(reading: Reading, description: Description) -> dict[str, float]:
     return scores | {"adherence": sum(scores.values()) / len(scores)}
 
 
-def _segment(clip: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def segment(clip: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Masks of the palette's colours (colours, frames, size, size), and their separate parts (colours, frames).
 
     A saturated pixel belongs to the palette colour nearest in hue. Parts without a core are dropped.
@@ -175,7 +175,7 @@ def _segment(clip: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     return masks, copies
 
 
-def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
+def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
     """Dilate every frame of a mask (frames, size, size) by a square of `pixels` on each side."""
     grown = mask.copy()
     for _ in range(pixels):
@@ -190,7 +190,7 @@ def _grow(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 def _shrink(mask: np.ndarray) -> np.ndarray:
     """Erode every frame of a mask (frames, size, size) by one pixel; outside the frame counts as filled."""
-    return ~_grow(~mask, 1)
+    return ~grow(~mask, 1)
 
 
 def _read_clear_shape(mask: np.ndarray) -> tuple[str | None, float]:
@@ -204,7 +204,7 @@ def _read_clear_shape(mask: np.ndarray) -> tuple[str | None, float]:
     # All templates at once: the distance function's first axis is the shape, its second the frame.
     dx = (pixel - centre_x[:, None])[None, :, None, :].expand(len(SHAPES), -1, -1, -1)
     dy = (pixel - centre_y[:, None])[None, :, :, None].expand(len(SHAPES), -1, -1, -1)
-    areas = torch.tensor([_AREAS[name] for name in SHAPES])
+    areas = torch.tensor([AREAS[name] for name in SHAPES])
     radius = (area / areas[:, None]).sqrt()[:, :, None, None]
     template = _cover(signed_distance(torch.arange(len(SHAPES)), dx, dy, radius))
     both = (template * shown).sum(dim=(2, 3))
@@ -220,7 +220,7 @@ def _read_hidden_shape(mask: np.ndarray, others: np.ndarray, scale: float) -> tu
     frames = [frame for frame in np.argsort(-area, kind="stable")[:HIDDEN_FRAMES] if area[frame]]
     half = math.ceil(max(HIDDEN_RADII) * TRIANGLE_CIRCUMRADIUS * scale)
     reach = half + math.ceil(HIDDEN_SHIFT * scale)
-    known = ~_grow(others[frames], 1)
+    known = ~grow(others[frames], 1)
     windows = []
     for shown, clean in zip(mask[frames], known, strict=True):
         rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))

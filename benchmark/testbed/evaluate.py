@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmark.records import describe_device, provenance, write_json
 from benchmark.testbed.adherence import read_clip, score
 from benchmark.testbed.grammar import describe, encode, parse
 from benchmark.testbed.sample import sample
@@ -95,3 +98,39 @@ def evaluate(transformer: torch.nn.Module, spec: Any, clips: int, long_clips: in
         "repetition": repetition(correlations),
         "repetition_of_the_world": repetition(truth),
     }
+
+
+def add_to_record(spec: Any, folder: Path, clips: int, long_clips: int, samples: int, device: str) -> None:
+    """Evaluates the weights in a folder, into their training record, and draws samples beside it.
+
+    Args:
+        spec: the testbed's ``ModelSpec``.
+        folder: written by the verb ``train``.
+        clips, long_clips: see ``evaluate``; no evaluation where ``clips`` is 0.
+        samples: clips in the picture ``<name>.samples.png``; none where 0.
+    """
+    from benchmark.models import testbed
+
+    if not clips and not samples:
+        return
+    transformer = testbed.load(spec.name, device, folder, spec)
+    if clips:
+        record = folder / f"{spec.name}.training.json"
+        found = evaluate(transformer, spec, clips, long_clips, device)
+        found["provenance"] = provenance() | {"device": describe_device(device)}
+        write_json(record, json.loads(record.read_text()) | {"evaluation": found})
+    if samples:
+        scenes = [sample_scene(FIRST_SEED + number) for number in range(samples)]
+        drawn = make_clips(transformer, scenes, spec.default.frames, spec.default.height, spec.steps, device)
+        save_picture(drawn, folder / f"{spec.name}.samples.png")
+
+
+def save_picture(clips: np.ndarray, path: Path, columns: int = 8) -> None:
+    """Some frames of each clip, a clip a row: uint8 (clips, frames, size, size, 3) as one PNG."""
+    from PIL import Image
+
+    chosen = np.linspace(0, clips.shape[1] - 1, min(columns, clips.shape[1])).round().astype(int)
+    framed = np.pad(clips[:, chosen], ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    rows = [np.concatenate(list(frames), axis=1) for frames in framed]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)

@@ -68,9 +68,7 @@ def flow_settings(training_record: Path) -> TrainingSettings:
     """
     try:
         stated = json.loads(training_record.read_text())["settings"]
-        return TrainingSettings(
-            **{name: stated[name] for name in ("time_mean", "time_deviation", "least_weight_time")}
-        )
+        return TrainingSettings(**{name: stated[name] for name in ("time_mean", "time_deviation", "least_weight_time")})
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{training_record}: no settings of the training: {type(error).__name__}: {error}") from None
 
@@ -279,7 +277,11 @@ def _save(path: Path, key: str, held: Sequence[torch.Tensor], optimizer: torch.o
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, {"progress": json.dumps(said)})
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            part,
+            {"progress": json.dumps(said)},
+        )
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ class TuningSettings:
         rank: rank of the adapter; its alpha is the same, so that the adapter's product counts as it is.
         steps: optimizer steps.
         batch: clips a step.
-        rate: highest learning rate of AdamW.
+        rate: highest learning rate of AdamW; a full tuning needs a tenth of an adapter's or less.
         warmup: share of the steps over which the rate rises; it falls to nothing along a cosine after that.
         dense_layers: first layers that attend densely whatever the method (the paper's two dense blocks).
         seed: seed of the adapter, the clips, their noise and its levels.
@@ -34,7 +34,7 @@ class TuningSettings:
     rank: int = 4
     steps: int = 600
     batch: int = 4
-    rate: float = 2e-3
+    rate: float = 4e-3
     warmup: float = 0.05
     dense_layers: int = 2
     seed: int = 0

@@ -1,0 +1,28 @@
+# The adapters of tuned cells. Where one is shipped for exactly a cell's settings its record is taken over and nothing is
+# trained. A tuning's command line states what decides the adapter and nothing of how clips are drawn with it.
+
+
+rule tune:
+    input:
+        method="methods/{method}.py",
+        weights=lambda wildcards: experiments.weights_files(wildcards.model),
+        shipped=shipped_adapter,
+    output:
+        # The adapter is no output for Snakemake: it would delete the state that a stopped tuning goes on from.
+        record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/tuned/tune.json",
+    log:
+        f"{LOGS}/tune/{{model}}-{{length}}-{{method}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tune/{{model}}-{{length}}-{{method}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=min(len(GPUS), 1),
+        mem_mb=8000,
+    params:
+        cell=lambda wildcards: tuning_of(wildcards).arguments(),
+        folder=f"{RESULTS}/adapters/{{model}}/{{length}}/{{method}}",
+    shell:
+        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu tune {params.cell} --out {params.folder} "
+        "--record {output.record} > {log} 2>&1"
