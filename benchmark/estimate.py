@@ -26,7 +26,7 @@ from typing import Any
 from benchmark import gpus
 from benchmark.canonical import record_files
 from benchmark.cell import Cell
-from benchmark.config import ROOT, cells, load
+from benchmark.config import ROOT, cells, is_speed, load, read
 from benchmark.records import read_record
 
 logger = logging.getLogger(__name__)
@@ -381,6 +381,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(1)  # many small steps, for which more threads only wait for each other
+    if is_speed(read(args.configfile)):
+        from benchmark.speed import foresight
+
+        speed = foresight.estimate(args.configfile)
+        print(json.dumps(speed, indent=1) if args.json else foresight.describe(speed))
+        return 0
     found = estimate(args.configfile, args.device, workers=os.cpu_count() or 1)
     print(json.dumps(found, indent=1) if args.json else describe(found, os.cpu_count() or 1))
     return 0

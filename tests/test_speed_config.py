@@ -146,3 +146,14 @@ def test_the_whole_of_it_is_planned_without_a_gpu():
     assert jobs["speed_plan"] == jobs["speed_assemble"] == len(STAGES)
     parts = 2 * len(STAGES) + sum(bool(s.whole) + bool(s.training) + bool(s.run) for s in STAGES.values())
     assert jobs["speed_measure"] == parts
+
+
+def test_what_the_shipped_experiment_takes_is_estimated():
+    from benchmark.speed import foresight
+
+    found = foresight.estimate(FILE)
+    assert found["jobs"]["speed_plan"] == len(found["stages"]) == 13
+    assert found["stages"]["hunyuanvideo/table1"]["pflop_dense"] == pytest.approx(569.9, abs=0.1)
+    assert found["gpu_hours"] == pytest.approx(sum(stage["gpu_hours"] for stage in found["stages"].values()))
+    assert 1 < found["gpu_hours"] < 5
+    assert "hunyuanvideo/4x" in foresight.describe(found)
