@@ -140,7 +140,7 @@ def _row(pictures: np.ndarray) -> np.ndarray:
 def _label(figure: Figure, cell: CellRows, y: float) -> None:
     """A method's look and name."""
     colour, marker = look(cell.method)
-    text = cell.fact("title")
+    text = cell.fact("title").replace(", ", ",\n")  # longer lines would run into the first frame
     if cell.tuning == "tuned":
         text += ",\ntuned"
     elif cell.method in ROLES:
