@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from benchmark import registry
 from benchmark.attention import AttentionRouter, Schedule
 from benchmark.budget import at_budget, has_budget
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
+from benchmark.failures import failure, first_line
 from benchmark.inputs import clip_seeds, read_inputs
 from benchmark.operations import cell_operations
 from benchmark.records import (
@@ -40,11 +40,6 @@ from benchmark.supervise import announce
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
-MACHINE_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
-    errno.ENFILE, errno.EMFILE, errno.ENODEV, errno.ENOTCONN,
-)  # fmt: skip
-"""Errors of disks, quotas and rights, which say nothing of a method."""
 _OWN_FILES = re.compile(r"\d{3,}\.mkv|\.\d{3,}\.[0-9a-f]+\.mkv|\.?progress\.json(\.\d+\.part)?")
 
 
@@ -119,17 +114,8 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | N
         values = cell_operations(cell, spec, layout, method)
         key = _key(cell, hashes | {"kernel": kernel_name}, described)
         clips = _make_clips(cell, transformer, router, prompts, noise, out, device, key)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return failed("out_of_memory", first_line(error))
-    except FloatingPointError as error:
-        return failed("incorrect", first_line(error))
-    except OSError as error:
-        of_machine = error.errno in MACHINE_ERRORS
-        return failed("error", f"{type(error).__name__}: {first_line(error)}", transient() if of_machine else None)
-    except Exception as error:  # a method is anybody's code: its failure is a result, and the traceback is in the log
-        logger.error("%s failed:\n%s", cell.method, traceback.format_exc())
-        status = "out_of_memory" if "can't allocate memory" in str(error) else "error"  # torch's words on a CPU
-        return failed(status, f"{type(error).__name__}: {first_line(error)}")
+    except Exception as error:  # a method is anybody's code: its failure is a result
+        return failed(*failure(error, cell.method))
     # The first clip of a process also pays for planning and compiling: it counts only where there is no other.
     timed = [clip["seconds"] for clip in clips if not clip["first"]] or [clip["seconds"] for clip in clips]
     values["generation_s"] = sum(timed) / len(timed)
@@ -158,11 +144,6 @@ def _check_inputs(cell: Cell, inputs: Path, prompts: dict[str, Any], noise: torc
         raise ValueError(
             f"inputs {inputs}: seeds {prompts['seeds'][: cell.clips]}; {seeds} are needed for seed={cell.seed}"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _key(cell: Cell, hashes: dict[str, str], device: dict[str, Any]) -> str:

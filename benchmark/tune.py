@@ -13,12 +13,12 @@ import logging
 import os
 import resource
 import shutil
-import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
+from benchmark.failures import failure, first_line
 from benchmark.records import (
     Damaged,
     code_hash,
@@ -60,7 +60,7 @@ def tune(cell: Cell, out: Path, device: str, capture: bool = True) -> dict[str, 
     from benchmark import kernels, models, registry
     from benchmark.attention import AttentionRouter, Schedule
     from benchmark.budget import at_budget
-    from benchmark.generate import MACHINE_ERRORS, first_line, load_model
+    from benchmark.generate import load_model
     from benchmark.models import testbed, wan
     from benchmark.tuning import adapters, loop, places
 
@@ -128,19 +128,10 @@ def tune(cell: Cell, out: Path, device: str, capture: bool = True) -> dict[str, 
         )
         adapters.put(made, out, record)
         state.unlink(missing_ok=True)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return failed("out_of_memory", first_line(error))
-    except FloatingPointError as error:
-        return failed("incorrect", first_line(error))
     except loop.NoGradient as error:
         return failed("unsupported", f"kernel {kernel_name}: {first_line(error)}")
-    except OSError as error:
-        of_machine = error.errno in MACHINE_ERRORS
-        return failed("error", f"{type(error).__name__}: {first_line(error)}", transient() if of_machine else None)
-    except Exception as error:  # a method is anybody's code: its failure is a result, and the traceback is in the log
-        logger.error("%s failed:\n%s", cell.method, traceback.format_exc())
-        status = "out_of_memory" if "can't allocate memory" in str(error) else "error"  # torch's words on a CPU
-        return failed(status, f"{type(error).__name__}: {first_line(error)}")
+    except Exception as error:  # a method is anybody's code: its failure is a result
+        return failed(*failure(error, cell.method))
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return record
