@@ -32,7 +32,7 @@ def fuse(
     training: bool = False,
     backend: str | Callable = "inductor",
     options: Mapping[str, Any] | None = None,
-    parts: Collection[str] = fused.PARTS,
+    parts: Collection[str] | None = None,
 ) -> None:
     """Compiles, and at level ``full`` replaces, the blocks of a transformer in place. Once a transformer.
 
@@ -44,7 +44,7 @@ def fuse(
             kernel's own backward pass runs; there is no level ``full``.
         backend: the compiler of ``torch.compile``.
         options: its options.
-        parts: those of ``fused.OFFERED`` that level ``full`` uses.
+        parts: those of ``fused.OFFERED`` that level ``full`` uses; None for those of ``fused.PARTS``.
 
     Raises:
         ValueError: the level or a part is unknown, or cannot train; no router or another one is installed; the blocks
@@ -52,7 +52,7 @@ def fuse(
     """
     if level not in LEVELS:
         raise ValueError(f"fuse: level={level!r}: one of {', '.join(LEVELS)} is needed")
-    unknown = sorted(set(parts) - set(fused.OFFERED))
+    unknown = sorted(set(parts or ()) - set(fused.OFFERED))
     if unknown:
         raise ValueError(f"fuse: parts={', '.join(unknown)}: some of {', '.join(fused.OFFERED)} are needed")
     if training and level == "full":
@@ -155,9 +155,10 @@ def _blocks(transformer: nn.Module) -> list[nn.Module]:
     return [block for name in names for block in getattr(transformer, name, ())]
 
 
-def _fused_blocks(transformer: nn.Module, parts: Collection[str]) -> list[nn.Module]:
+def _fused_blocks(transformer: nn.Module, parts: Collection[str] | None) -> list[nn.Module]:
     """Puts fused blocks in place of the transformer's; returns what is to be compiled."""
     kind = type(transformer).__name__
+    parts = fused.PARTS[kind] if parts is None else parts
     if kind == "WanTransformer3DModel" and "rows" in parts:
         stream = fused.FusedWanStream(transformer.blocks, parts)
         transformer.blocks = nn.ModuleList([stream])

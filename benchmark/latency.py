@@ -169,8 +169,7 @@ def estimate(stages: Mapping[str, Stage], records: Path | None) -> dict[str, dic
                 "training_whole": stage.training_whole,
                 "run": stage.run,
             }
-        wanted = {"parts": True, "whole": stage.whole, "ends": True, "training": stage.training, "run": stage.run}
-        found[name] = {part: expected.part_s(planned, part) for part, is_wanted in wanted.items() if is_wanted}
+        found[name] = {part: expected.part_s(planned, part) for part in stage.measured}
     return found
 
 

@@ -11,9 +11,9 @@ Each takes the place of a block of diffusers, with the same weights and argument
 - a residual and the norm that follows are one operation, also from one block to the next, and so are the norm and the
   rotation of q and k, where these parts are asked for (``benchmark.models.rows``).
 
-What can be switched off by name is in ``PARTS``. Between operations less is rounded than in diffusers' eager blocks, so
-that results differ by rounding in bfloat16 and are no farther from float32 (``benchmark.fuse.rounding``). The blocks
-have no backward pass.
+What can be switched on and off by name is in ``OFFERED``. Between operations less is rounded than in diffusers' eager
+blocks, so that results differ by rounding in bfloat16 and are no farther from float32 (``benchmark.fuse.rounding``).
+The blocks have no backward pass.
 """
 
 from __future__ import annotations
@@ -31,13 +31,19 @@ from benchmark.models.rows import add_norm_rows, norm_rotate, norm_rows, normed_
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 
-PARTS = ("gelu", "cross")
-"""Parts of the fused blocks that are taken unless others are asked for: GELU in the epilogue, cuDNN for Wan's
-cross-attention."""
-OFFERED = (*PARTS, "rows", "rotate", "up", "down")
-"""All parts: in Wan's and HunyuanVideo's blocks also residuals and norms as one operation (``rows``), and the norm and
+OFFERED = ("gelu", "cross", "rows", "rotate", "up", "down")
+"""Parts of the fused blocks: GELU in the epilogue of its product (``gelu``); cuDNN for Wan's cross-attention
+(``cross``); in Wan's and HunyuanVideo's blocks residuals and norms as one operation (``rows``), and the norm and
 rotation of q and k (``rotate``); the feed-forward's first and second product by the package quack-kernels (``up``,
 ``down``)."""
+PARTS = MappingProxyType(
+    {
+        "WanTransformer3DModel": ("gelu", "cross"),
+        "HunyuanVideoTransformer3DModel": ("gelu",),
+        "MochiTransformer3DModel": ("gelu",),
+    }
+)
+"""Those that are taken unless others are asked for, by transformer."""
 TILES = MappingProxyType({"tile_m": 256, "tile_n": 192, "cluster_m": 2, "cluster_n": 1})
 """Of those products: output tiles of so many rows and channels, and how many tiles share what they read."""
 
@@ -164,7 +170,7 @@ class Projections(nn.Module):
 class FusedWanBlock(nn.Module):
     """A ``WanTransformerBlock``; see the module's first lines."""
 
-    def __init__(self, block: nn.Module, parts: Collection[str] = PARTS) -> None:
+    def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
         super().__init__()
         self.block = block
         self.parts = frozenset(parts)
@@ -265,7 +271,7 @@ def wan_modulation(table: torch.Tensor, temb: torch.Tensor) -> tuple[torch.Tenso
 class FusedHunyuanVideoBlock(nn.Module):
     """A ``HunyuanVideoTransformerBlock``, of two streams; see the module's first lines."""
 
-    def __init__(self, block: nn.Module, parts: Collection[str] = PARTS) -> None:
+    def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
         super().__init__()
         self.block = block
         self.parts = frozenset(parts)
@@ -315,7 +321,7 @@ class FusedHunyuanVideoBlock(nn.Module):
 class FusedHunyuanVideoSingleBlock(nn.Module):
     """A ``HunyuanVideoSingleTransformerBlock``, on video and text in one sequence; see the module's first lines."""
 
-    def __init__(self, block: nn.Module, parts: Collection[str] = PARTS) -> None:
+    def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
         super().__init__()
         self.block = block
         self.parts = frozenset(parts)
@@ -372,7 +378,7 @@ class FusedHunyuanVideoSingleRowsBlock(FusedHunyuanVideoSingleBlock):
 class FusedHunyuanVideoSingleStream(nn.Module):
     """All single-stream blocks as one module: video and text are joined before the first and parted after the last."""
 
-    def __init__(self, blocks: Iterable[nn.Module], parts: Collection[str] = PARTS) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], parts: Collection[str]) -> None:
         super().__init__()
         self.rows = "rows" in parts
         kind = FusedHunyuanVideoSingleRowsBlock if self.rows else FusedHunyuanVideoSingleBlock
@@ -422,7 +428,7 @@ def modulation(norm: nn.Module, temb: torch.Tensor, parts: int) -> tuple[torch.T
 class FusedMochiBlock(nn.Module):
     """A ``MochiTransformerBlock``; see the module's first lines. Its feed-forward is SwiGLU, which has no epilogue."""
 
-    def __init__(self, block: nn.Module, parts: Collection[str] = PARTS) -> None:
+    def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
         super().__init__()
         self.block = block
         self.parts = frozenset(parts)

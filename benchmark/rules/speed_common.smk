@@ -57,18 +57,11 @@ def stage_settings(wildcards):
     return json.dumps({"experiment": CONFIG["experiment"], "speed": own}, sort_keys=True)
 
 
-def parts_of(name):
-    """The parts that a stage has."""
-    stage = STAGES[name]
-    wanted = {"parts": True, "whole": stage.whole, "ends": True, "training": stage.training, "run": stage.run}
-    return [part for part, is_wanted in wanted.items() if is_wanted]
-
-
 def measured(wildcards):
     """What a stage's records are put together from; tuning is held against whole steps at the model's other shapes."""
     name = f"{wildcards.model}/{wildcards.shape}"
     others = [other for other in STAGES if other.partition("/")[0] == wildcards.model and STAGES[other].training_whole]
-    found = [f"{RESULTS}/stages/{name}/{part}.json" for part in parts_of(name)]
+    found = [f"{RESULTS}/stages/{name}/{part}.json" for part in STAGES[name].measured]
     return found + [f"{RESULTS}/stages/{other}/training.json" for other in others if other != name]
 
 

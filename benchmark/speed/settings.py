@@ -26,6 +26,7 @@ class Stage:
         training_steps: steps of the published tuning; None where none is published.
         training_whole: whether whole tuning steps are timed, not only their parts.
         run: the cell whose steps are all run in one go; None for none.
+        ends: whether text encoders and decoder are timed.
         rank: rank of the adapter.
         flags: by cell, what its numbers must be read with.
     """
@@ -38,7 +39,14 @@ class Stage:
     training_whole: bool
     run: str | None
     rank: int
+    ends: bool = True
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The parts that are measured on a GPU, in order: those of ``latency.MEASURE`` that have something to do."""
+        asked = {"parts": True, "whole": self.whole, "ends": self.ends, "training": self.training, "run": self.run}
+        return tuple(part for part, is_asked in asked.items() if is_asked)
 
     def cell(self, key: str) -> SpeedCell:
         """The cell of a key such as radial/paper."""
@@ -165,6 +173,7 @@ def _stage(
         training_whole=bool(settings.get("training_whole")),
         run=run,
         rank=speed["lora"]["rank"],
+        ends=settings.get("ends", True),
         flags=flags,
     )
 
