@@ -38,7 +38,7 @@ rotation of q and k (``rotate``); the feed-forward's first and second product by
 ``down``)."""
 PARTS = MappingProxyType(
     {
-        "WanTransformer3DModel": ("gelu", "cross"),
+        "WanTransformer3DModel": ("gelu", "cross", "rows", "rotate"),
         "HunyuanVideoTransformer3DModel": ("gelu",),
         "MochiTransformer3DModel": ("gelu",),
     }
