@@ -23,10 +23,13 @@ VERBS = MappingProxyType(
         "estimate": "jobs, operations, hours and disk of a configuration before it is run",
         "sweep": "plan the paper's models over the number of frames",
         "probe": "record attention maps of a testbed and fit their decay",
+        "output_error": "take the error of each method's attention output against dense attention",
         "train": "train a testbed from nothing",
         "tune": "train a testbed's adapter for a longer length under a method",
         "train_judge": "train the judge that scores a testbed's clips",
         "publish": "copy trained weights into the repository, with their training record",
+        "publish-records": "copy an experiment's records to results/reference, to be committed",
+        "resume": "go on from the committed records of an experiment on another machine",
         "kernels_bench": "check and time attention kernels at a model's shape",
         "new-method": "write a new method's file, which runs as it is",
     }
@@ -51,10 +54,10 @@ def parser_of_all() -> argparse.ArgumentParser:
     """The options before the verb, and the verb's name."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmark",
-        usage="python -m benchmark [-h] [--quiet] [--traceback] [--one-gpu | --gpus N] VERB ...",
+        usage="python -m benchmark [-h] [--quiet] [--traceback] [--one-gpu | --share-gpu | --gpus N] VERB ...",
         description="Any job of the benchmark, by hand.",
         epilog="verbs:\n"
-        + "\n".join(f"  {name:<12}{line}" for name, line in VERBS.items())
+        + "\n".join(f"  {name:<17}{line}" for name, line in VERBS.items())
         + "\n\n"
         + EXAMPLES
         + "\nExit status: 0 done, 1 a job failed, 2 something that was asked for is not possible.",
@@ -64,6 +67,11 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
     parser.add_argument(
         "--one-gpu", action="store_true", help="take a GPU that no other such job of this machine holds"
+    )
+    parser.add_argument(
+        "--share-gpu",
+        action="store_true",
+        help="the same, but others that say this may hold it too; no time counts then",
     )
     parser.add_argument("--gpus", type=int, metavar="N", help="the same for N GPUs; refused where there are fewer")
     parser.add_argument("verb", metavar="VERB", help="one of the verbs below")
@@ -81,10 +89,11 @@ def main(words: list[str] | None = None) -> int:
         parser = argparse.ArgumentParser(prog=f"python -m benchmark {args.verb}")
         module.add_arguments(parser)
         asked = parser.parse_args(args.words)
-        if args.one_gpu or args.gpus is not None:
+        if args.one_gpu or args.share_gpu or args.gpus is not None:
             from benchmark import gpus
 
-            gpu = gpus.claim(1 if args.gpus is None else args.gpus)  # noqa: F841 - held until the process ends
+            count = 1 if args.gpus is None else args.gpus
+            gpu = gpus.claim(count, shared=args.share_gpu)  # noqa: F841 - held until the process ends
         return module.run(asked)
     except ValueError as error:
         if args.traceback:

@@ -32,8 +32,10 @@ from typing import Any
 
 from benchmark import registry
 from benchmark.canonical import canonical_record, record_files
+from benchmark.cell import from_record
 from benchmark.config import REFERENCE, ROOT, weights_files
 from benchmark.records import describe_device, provenance, read_record, sha256_file
+from benchmark.testbed import shards
 from benchmark.tolerance import ABSOLUTE, CONTROL, RELATIVE, least_psnr
 
 logger = logging.getLogger(__name__)
@@ -115,9 +117,8 @@ def _read(paths: Iterable[Path], found: Audit) -> dict[str, dict[str, Any]]:
 
 
 def _place(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Model, length, method and tuning, as in a record's path."""
-    cell = record["cell"]
-    return cell["model"], cell["length"], cell["method"], "tuned" if cell["tuned"] else "untuned"
+    """Model, length, method and variant or tuning, as in a record's path."""
+    return from_record(record).path.parts
 
 
 def _guarded(found: Audit, name: str, check) -> None:
@@ -168,22 +169,38 @@ def _claims(record: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, str
     from benchmark.inputs import NOISE, PROMPTS
 
     cell, hashes = record["cell"], record["provenance"]["hashes"]
-    inputs = folder / "inputs" / cell["model"] / cell["length"]
+    inputs = folder / "inputs" / from_record(record).inputs
+    weights = ROOT / weights_files(cell["model"])[0]
     places = {
         "noise": (inputs / NOISE, "noise"),
         "prompts": (inputs / PROMPTS, "file"),
         "method": (registry.source_file(cell["method"]), "file"),
-        "weights": (ROOT / weights_files(cell["model"])[0], "file"),
+        "weights": (weights, "file"),
     }
     for key, (path, what) in places.items():
         if key in hashes and not (key == "method" and "shipped" in record["details"]):  # as it was when it was tuned
             yield path, what, hashes[key]
+    if "weights" in hashes:
+        for shard, expected in _shards(weights).items():
+            yield shard, "file", expected
     if record["kind"] == "tune":
         for file, expected in record["details"].get("files", {}).items():
             yield Path(record["details"]["folder"]) / file, "file", expected
     if record["kind"] == "generate":
         for clip in record["clips"]:
             yield Path(record["details"]["folder"]) / clip["name"], "file", clip["sha256"]
+
+
+def _shards(weights: Path) -> dict[Path, str]:
+    """The shards that an index of weights names, with the hashes that it states; none of weights in one file.
+
+    A record's hash of weights is that of their index, so index and shards together are what the record is about. An
+    index that cannot be read names none: it is a difference itself.
+    """
+    try:
+        return shards.stated(weights) if shards.is_index(weights) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _hash(path: Path, what: str) -> str:
@@ -228,7 +245,7 @@ def _check_record(
             if not own or not math.isclose(sum(own) / len(own), value, rel_tol=1e-9, abs_tol=1e-12):
                 mean = sum(own) / len(own) if own else None
                 lines.append(f"record {name}: {key} is {value}, the mean over its clips {mean}")
-        for key, of in (("candidate_clips", place), ("reference_clips", (*place[:2], REFERENCE, "untuned"))):
+        for key, of in (("candidate_clips", place), ("reference_clips", _reference(record, records))):
             made = records.get(_name(folder, of, "generate"))
             if made is None:
                 if not Path(_name(folder, of, "generate")).exists():  # a damaged one has its own line
@@ -236,6 +253,26 @@ def _check_record(
             elif hashes.get(key) != made["provenance"]["hashes"].get("clips"):
                 lines.append(f"record {name}: {key} is not the hash of the clips of {'/'.join(of)}")
     return lines
+
+
+def _reference(record: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The place of the dense cell that a cell's clips are compared with: of its model, length and seed."""
+    wanted = from_record(record).inputs
+    for other in records.values():
+        cell = from_record(other)
+        if other["kind"] == "generate" and cell.method == REFERENCE and not cell.tuned and cell.inputs == wanted:
+            return cell.path.parts
+    return (*_place(record)[:2], REFERENCE, "untuned")
+
+
+def _control(record: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The measurement of the repeated dense clips of a cell's model, length and seed; None where there is none."""
+    wanted = from_record(record).inputs
+    for other in records.values():
+        cell = from_record(other)
+        if other["kind"] == "measure" and cell.method == CONTROL and not cell.tuned and cell.inputs == wanted:
+            return other
+    return None
 
 
 def _name(folder: Path, place: tuple[str, ...], kind: str) -> str:
@@ -287,7 +324,7 @@ def _remake(
                 continue
             cell = "/".join(place)
             try:
-                control = records.get(_name(folder, (*place[:2], CONTROL, "untuned"), "measure"))
+                control = _control(records[name], records)
                 exact, lines = _remake_clips(name, records[name], folder, least_psnr(control))
             except (ValueError, TypeError, KeyError, OSError) as error:
                 # A file that is not as recorded has its own line already.
@@ -296,7 +333,7 @@ def _remake(
             found.remade[cell] = exact
             found.differences += lines
             measured = _name(folder, place, "measure")
-            reference = _name(folder, (*place[:2], REFERENCE, "untuned"), "generate")
+            reference = _name(folder, _reference(records[name], records), "generate")
             if measured not in records or reference not in records or {name, reference} & spoiled:
                 continue
             try:
@@ -315,7 +352,6 @@ def _remake_clips(name: str, record: Mapping[str, Any], folder: Path, least: flo
     """
     import torch
 
-    from benchmark.cell import from_record
     from benchmark.generate import generate
 
     recorded = record["provenance"]["device"]
@@ -324,7 +360,7 @@ def _remake_clips(name: str, record: Mapping[str, Any], folder: Path, least: flo
         torch.set_num_threads(recorded.get("threads", 1))  # the number of threads changes the order of sums
     cell = from_record(record)
     with tempfile.TemporaryDirectory(prefix="audit-") as temporary:
-        anew = generate(cell, folder / "inputs" / cell.model / cell.length, Path(temporary), device)
+        anew = generate(cell, folder / "inputs" / cell.inputs, Path(temporary), device)
         if "transient" in anew["details"]:
             raise ValueError(anew["reason"])
         others = what_differs(record["provenance"], provenance() | {"device": describe_device(device)})
@@ -379,7 +415,8 @@ def _measure_again(
     metrics = list(record["details"].get("metrics", {}))
     if record["status"] == "passed" and not metrics:
         return [f"record {name}: it names no metrics"]
-    settings = {"lpips": _lpips_settings(record["provenance"]["command"])} if "lpips" in metrics else {}
+    settings = _settings(record["provenance"]["command"])
+    settings = {metric: settings[metric] for metric in metrics if metric in settings}
     anew = measure(dict(reference), dict(candidate), metrics, settings)
     # The machine of a measurement is that of its clips, unless these are from a GPU.
     own = record["provenance"] | {"device": {"name": record["provenance"]["system"]}}
@@ -393,12 +430,21 @@ def _measure_again(
     return [f"record {name}: {line}" for line in lines]
 
 
-def _lpips_settings(command: str) -> dict[str, Any]:
-    """Where a recorded command took LPIPS's weights from; a download is never repeated."""
-    parser = argparse.ArgumentParser(add_help=False)
+def _settings(command: str) -> dict[str, dict[str, Any]]:
+    """The settings of metrics that a recorded command named; a download is never repeated.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--lpips-weights")
-    found, _ = parser.parse_known_args(shlex.split(command))
-    return {"weights": found.lpips_weights, "download": False}
+    parser.add_argument("--vision-reward", type=json.loads, default={})
+    try:
+        found, _ = parser.parse_known_args(shlex.split(command))
+        judge = found.vision_reward | {"download": False}
+    except (argparse.ArgumentError, TypeError) as error:
+        raise ValueError(f"the command of the record: {error}") from None
+    return {"lpips": {"weights": found.lpips_weights, "download": False}, "vision_reward": judge}
 
 
 def _compare(recorded: Any, anew: Any, relative: float = 0.0, absolute: float = 0.0, where: str = "") -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The canonical form of records: what two runs of the same experiment must have in common, byte for byte.
 
 Two undisturbed runs on one machine, or a run that was killed and gone on with, have the same canonical form. It is one
-JSON file, with the records sorted by model, length, method, tuning and kind, keys sorted, numbers written in full.
+JSON file, with the records sorted by model, length, method, tuning, variant and kind, keys sorted, numbers written in
+full.
 
 Removed, because they are measured, or say when, where and by what a record was made:
 
@@ -114,4 +115,5 @@ def _without_measured(value: Any, measured: set[str]) -> Any:
 
 def _place(record: Mapping[str, Any]) -> tuple:
     cell = record["cell"]
-    return cell["model"], cell["frames"], cell["length"], cell["method"], cell["tuned"], record["kind"]
+    variant = cell.get("variant", "")
+    return cell["model"], cell["frames"], cell["length"], cell["method"], cell["tuned"], variant, record["kind"]

@@ -33,7 +33,12 @@ class Cell:
         clips: number of prompts, each with its own noise.
         seed: seed of prompts and noise.
         tuned: whether the method's adapter is loaded.
-        tuning_settings: how the adapter was trained, see ``tuning.settings``; empty where the cell is not tuned.
+        tuning_settings: how the adapter was trained, see ``tuning.settings``; empty where the cell is not tuned, or
+            several adapters are merged.
+        variant: name of the variant that the cell is of, see ``variants`` of a configuration; empty where it has none.
+            The reference of another seed has one, too.
+        merged: records of the tunings whose adapters are merged, in their order; empty where the cell has its own or
+            none.
     """
 
     experiment: str
@@ -54,16 +59,23 @@ class Cell:
     seed: int = 0
     tuned: bool = False
     tuning_settings: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
+    merged: list[str] = field(default_factory=list)
 
     @property
     def tuning(self) -> str:
-        """``tuned`` or ``untuned``, as it stands in paths."""
+        """``tuned`` or ``untuned``."""
         return "tuned" if self.tuned else "untuned"
 
     @property
     def path(self) -> Path:
-        """The cell's folder below ``records`` or ``clips``."""
-        return Path(self.model) / self.length / self.method / self.tuning
+        """The cell's folder below ``records`` or ``clips``: its last part is the variant, or else the tuning."""
+        return Path(self.model) / self.length / self.method / (self.variant or self.tuning)
+
+    @property
+    def inputs(self) -> Path:
+        """The folder of the cell's prompts and noise below ``inputs``."""
+        return Path(self.model) / self.length / f"seed{self.seed}"
 
     def arguments(self) -> str:
         """The cell as command-line options, which ``from_arguments`` reads back."""
@@ -80,11 +92,15 @@ class Cell:
         if self.tuned:
             words.append("--tuned")
             words += [f"--tune {key}={value}" for key, value in sorted(self.tuning_settings.items())]
+            words += [f"--merge {path}" for path in self.merged]
+        if self.variant:
+            words.append(f"--variant {self.variant}")
         return " ".join(words)
 
     def settings(self) -> dict[str, Any]:
-        """Every field, as it is written into records; an untuned cell says nothing of tuning settings."""
-        left_out = () if self.tuned else ("tuning_settings",)
+        """Every field, as it is written into records; what does not concern the cell is left out."""
+        left_out = [name for name in ("variant", "merged") if not getattr(self, name)]
+        left_out += [] if self.tuned and not self.merged else ["tuning_settings"]
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
 
 
@@ -111,6 +127,15 @@ def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tune", action="append", default=[], metavar="NAME=VALUE", help="a setting of the adapter's tuning"
     )
+    group.add_argument(
+        "--merge",
+        dest="merged",
+        action="append",
+        default=[],
+        metavar="RECORD",
+        help="with the adapter of this record of a tuning; several are merged",
+    )
+    group.add_argument("--variant", default="", help="name of the variant, the last part of the cell's folder")
 
 
 def from_arguments(args: argparse.Namespace) -> Cell:
@@ -118,15 +143,17 @@ def from_arguments(args: argparse.Namespace) -> Cell:
 
     Raises:
         ValueError: the method or a knob is unknown, or a knob's value is not allowed; a setting of a tuning is wrong,
-            or stands beside an untuned cell.
+            or stands beside an untuned cell or merged adapters.
     """
     from benchmark import registry
     from benchmark.tuning.settings import from_words
 
     if args.tune and not args.tuned:
         raise ValueError(f"--tune {args.tune[0]}: the cell is not tuned; --tuned is needed beside it")
+    if args.merged and (args.tune or not args.tuned):
+        raise ValueError(f"--merge {args.merged[0]}: --tuned is needed beside it, and no --tune: nothing is trained")
     values = {name: getattr(args, name) for name in Cell.__dataclass_fields__ if name != "tuning_settings"}
-    values["tuning_settings"] = from_words(args.tune).as_dict() if args.tuned else {}
+    values["tuning_settings"] = from_words(args.tune).as_dict() if args.tuned and not args.merged else {}
     values["knobs"] = registry.parse_knobs(args.method, args.knobs)
     registry.get(args.method, values["knobs"])
     return Cell(**values)

@@ -25,6 +25,7 @@ EXAMPLE = """example:
   python -m benchmark collect --experiment quick --records results/quick/records/*/*/*/*/*.json \\
       --out-parquet results/quick/records.parquet --out-csv results/quick/records.csv
   python -m benchmark collect --experiment quick --canonical canonical.json
+  python -m benchmark collect --experiment testbed --results results/reference --out-parquet testbed.parquet
 """
 
 COLUMNS = {
@@ -37,6 +38,7 @@ COLUMNS = {
     "method": str,
     "title": str,
     "tuning": str,
+    "variant": str,
     "budget": float,
     "settable": bool,
     "operator": str,
@@ -75,6 +77,9 @@ COLUMNS = {
 
 EQUAL = {"psnr": 100.0, "ssim": 1.0, "lpips": 0.0, "lpips_untrained": 0.0}
 """What metrics give for two clips that are the same."""
+
+SHAPE = ("frames", "height", "width", "steps", "clips")
+"""What of a cell its reference must share, besides prompts and noise."""
 
 WHOLE_RECORD = "all"
 """The ``metric`` of the one row that a record without numbers gets."""
@@ -129,19 +134,21 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
 
     Raises:
         ValueError: none at all; two of one cell and kind; a ``generate`` without ``measure`` or the reverse; two GPU
-            models, or CPU and GPU for the same kind; within one model and length another noise, prompts, schedule or
-            seed; within one model other weights, untuned; a ``measure`` of clips that have been replaced since; a
-            metric for which dense clips do not equal themselves.
+            models, or CPU and GPU for the same kind; within one model, length and seed another noise, prompts, shape
+            or number of steps; within one model, length and variant another schedule or seed; within one model other
+            weights, untuned; a ``measure`` of clips that have been replaced since; a metric for which dense clips do
+            not equal themselves.
     """
     if not records:
         raise ValueError("records: none are given; at least one is needed")
     _check_counterparts(records)
     _check_devices(records)
     for what, read, group in (
-        ("noise", _hash("noise"), _length_key),
-        ("prompts", _hash("prompts"), _length_key),
+        ("noise", _hash("noise"), _seed_key),
+        ("prompts", _hash("prompts"), _seed_key),
         ("weights", _hash("weights"), _weights_key),
-        ("schedule", _schedule, _length_key),
+        ("schedule", _settings(*SHAPE, "dense_steps", "dense_layers", "seed"), _variant_key),
+        ("shape", _settings(*SHAPE), _seed_key),
     ):
         _check_same(records, what, read, group)
     _check_clips(records)
@@ -229,28 +236,35 @@ def _hash(name: str) -> Callable[[Mapping[str, Any]], str | None]:
     return lambda record: record["provenance"]["hashes"].get(name) or None
 
 
-def _schedule(record: Mapping[str, Any]) -> str | None:
-    """What decides how clips are drawn; a tuning draws none."""
-    if record["kind"] == "tune":
-        return None
-    cell = record["cell"]
-    names = ("frames", "height", "width", "steps", "dense_steps", "dense_layers", "clips", "seed")
-    return " ".join(f"{name}={cell[name]}" for name in names)
+def _settings(*names: str) -> Callable[[Mapping[str, Any]], str | None]:
+    """Some of what decides how clips are drawn; a tuning draws none."""
+
+    def read(record: Mapping[str, Any]) -> str | None:
+        cell = record["cell"]
+        return None if record["kind"] == "tune" else " ".join(f"{name}={cell[name]}" for name in names)
+
+    return read
 
 
-def _length_key(record: Mapping[str, Any]) -> tuple:
-    return record["cell"]["model"], record["cell"]["length"]
+def _seed_key(record: Mapping[str, Any]) -> tuple:
+    """What is compared clip by clip; a tuning has a seed of its own, and neither noise nor prompts."""
+    return record["cell"]["model"], record["cell"]["length"], record["cell"]["seed"]
+
+
+def _variant_key(record: Mapping[str, Any]) -> tuple:
+    """Variants differ in their schedules; an experiment without any has one a length."""
+    return record["cell"]["model"], record["cell"]["length"], record["cell"].get("variant", "")
 
 
 def _weights_key(record: Mapping[str, Any]) -> tuple:
     """Untuned cells share a model's weights; a tuned cell has its own."""
     cell = record["cell"]
-    return (cell["model"],) if not cell["tuned"] else (cell["model"], cell["length"], cell["method"])
+    return (cell["model"],) if not cell["tuned"] else _cell_key(record)
 
 
 def _cell_key(record: Mapping[str, Any]) -> tuple:
     cell = record["cell"]
-    return cell["model"], cell["length"], cell["method"], cell["tuned"]
+    return cell["model"], cell["length"], cell["method"], cell["tuned"], cell.get("variant", "")
 
 
 def _metric_columns() -> dict[str, dict[str, Any]]:
@@ -286,6 +300,7 @@ def _rows(
     base |= _method_facts(cell, source)
     base |= {
         "tuning": "tuned" if cell["tuned"] else "untuned",
+        "variant": cell.get("variant", ""),
         "density": source["values"].get("density"),
         "kernel": source["details"].get("kernel") or cell["kernel"],
         "kind": record["kind"],
@@ -398,10 +413,10 @@ def _method_facts(cell: Mapping[str, Any], source: Mapping[str, Any]) -> dict[st
 
 
 def _position(row: Mapping[str, Any]) -> tuple:
-    """The place of a row: model, length, method in the order of tables, untuned first, kind, metric."""
+    """The place of a row: model, length, method in the order of tables, untuned first, variant, kind, metric."""
     order = registry.names()
     place = order.index(row["method"]) if row["method"] in order else len(order)
-    cell = (row["model"], row["frames"], row["length"], place, row["method"], row["tuning"] == "tuned")
+    cell = (row["model"], row["frames"], row["length"], place, row["method"], row["tuning"] == "tuned", row["variant"])
     return *cell, row["kind"], row["metric"]
 
 
@@ -445,7 +460,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--experiment", required=True, help="experiment that every record must be of")
     parser.add_argument(
-        "--records", type=Path, nargs="+", metavar="FILE", help="all its records (default: those in results/EXPERIMENT)"
+        "--records", type=Path, nargs="+", metavar="FILE", help="all its records (default: those in RESULTS/EXPERIMENT)"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="RESULTS",
+        help="folder of all experiments, or results/reference of those whose records are committed",
     )
     parser.add_argument("--out-parquet", type=Path, metavar="FILE", help="the table as Parquet")
     parser.add_argument("--out-csv", type=Path, metavar="FILE", help="the same table as CSV")
@@ -462,7 +484,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = [str(path) for path in (args.out_parquet, args.out_csv, args.canonical) if path]
     if not outputs:
         raise ValueError("nothing to write: at least one of --out-parquet, --out-csv and --canonical is needed")
-    paths = args.records or record_files(args.experiment)
+    paths = args.records or record_files(args.experiment, args.results)
     rows = collect(args.experiment, paths)
     for path, write in writers:
         if path:

@@ -7,25 +7,34 @@ Every refusal is one line with the key, the value and what is allowed.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, canonical
 
 if TYPE_CHECKING:
+    from benchmark.layout import VideoLayout
+    from benchmark.method import Method
     from benchmark.models import ModelSpec
+
+    Place = tuple[str, Method, VideoLayout]
+    Reach = Callable[[Method, VideoLayout], tuple[float, float] | None]
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_FILE = ROOT / "config" / "schema.yaml"
 WEIGHTS_FOLDER = Path("benchmark/testbed/weights")  # below the project's root
 REFERENCE = "dense"
+
+_VARIANT, _SEED = re.compile(r"[A-Za-z][A-Za-z0-9_-]*"), re.compile(r"seed\d+")
 
 SPEED_HINT = "see python -m benchmark latency --help"
 
@@ -107,19 +116,25 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     _check_names("kernel", [config["kernel"]], [kernels.AUTO, *kernels.names()])
     _check_names("metrics", config["metrics"], metric.metric_names())
     config["tuned"] = _tuned(config, specs)
-    if budgets and config["budget"] is not None:
-        _check_budget(config, specs)
+    if "variants" in config:
+        config["variants"] = _variants(config, specs)
+        _check_alike(cells(config))
+    if budgets:
+        _check_budgets(config, specs)
     return config
 
 
-def load(path: Path | str) -> dict[str, Any]:
+def load(path: Path | str, budgets: bool = True) -> dict[str, Any]:
     """A configuration file, checked.
+
+    Args:
+        budgets: as in ``check``.
 
     Raises:
         ValueError: one line that begins with the file's name.
     """
     try:
-        return check(read(path))
+        return check(read(path), budgets)
     except ValueError as error:
         line = str(error)
         raise ValueError(line if line.startswith(f"{path}:") else f"{path}: {line}") from None
@@ -130,40 +145,151 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
 
     A cell says everything that decides its own clips and nothing else. A method without a density to set gets no
     budget, so that another budget does not run it again.
-    """
-    from benchmark import models, registry
-    from benchmark.budget import has_budget
 
+    With ``variants`` there are their cells instead, in their order, and before them the references that these are
+    compared with: the untuned dense cells of each length and seed. A reference is dense in all steps whatever the
+    schedule, so it states none. That of another seed than the experiment's has a variant, ``seed8`` of seed 8.
+    """
+    if "variants" in config:
+        return [*_references(config), *_variant_cells(config)]
     found, tuned = [], config.get("tuned")
     for model in config["models"]:
-        spec = models.get(model)
         for length in config["lengths"]:
-            frames, height, width = shape(spec, length)
-            layout = spec.layout(frames, height, width)
             for method in config["methods"]:
-                knobs = dict(config["knobs"].get(method, {}))
-                solvable = has_budget(registry.get(method, knobs), layout, config["block"])
-                cell = Cell(
-                    experiment=config["experiment"],
-                    model=model,
-                    length=length["name"],
-                    frames=frames,
-                    height=height,
-                    width=width,
-                    method=method,
-                    knobs=knobs,
-                    budget=config["budget"] if solvable else None,
-                    block=config["block"],
-                    kernel=config["kernel"],
-                    **config["schedule"],
-                    clips=config["prompts"]["count"],
-                    seed=config["prompts"]["seed"],
-                )
+                cell = _cell(config, model, length, method)
                 found.append(cell)
                 if tuned and method in tuned["methods"] and length["name"] in tuned["lengths"]:
                     settings = {key: value for key, value in tuned.items() if key not in ("methods", "lengths")}
                     found.append(replace(cell, tuned=True, tuning_settings=settings))
     return found
+
+
+def _cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], method: str, **changes: Any) -> Cell:
+    """The untuned cell of a configuration, whose budget, knobs, schedule and others may be changed."""
+    from benchmark import models, registry
+    from benchmark.budget import has_budget
+
+    spec = models.get(model)
+    frames, height, width = shape(spec, length)
+    knobs = dict(changes.pop("knobs", config["knobs"].get(method, {})))
+    budget = changes.pop("budget", config["budget"])
+    solvable = has_budget(registry.get(method, knobs), spec.layout(frames, height, width), config["block"])
+    settings = {
+        "experiment": config["experiment"],
+        "model": model,
+        "length": length["name"],
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "method": method,
+        "knobs": knobs,
+        "budget": budget if solvable else None,
+        "block": config["block"],
+        "kernel": config["kernel"],
+        **config["schedule"],
+        "clips": config["prompts"]["count"],
+        "seed": config["prompts"]["seed"],
+    }
+    return Cell(**(settings | changes))
+
+
+def _references(config: Mapping[str, Any]) -> list[Cell]:
+    """The dense cells that the cells of variants are compared with."""
+    own = config["prompts"]["seed"]
+    found = []
+    for model in config["models"]:
+        for length in config["lengths"]:
+            users = [value for value in config["variants"].values() if length["name"] in value["lengths"]]
+            for seed in dict.fromkeys([own] * bool(users) + [value["seed"] for value in users]):
+                plain = {"dense_steps": 0, "dense_layers": 0, "seed": seed}
+                name = "" if seed == own else f"seed{seed}"
+                found.append(_cell(config, model, length, REFERENCE, **plain, variant=name))
+    return found
+
+
+def _variant_cells(config: Mapping[str, Any]) -> Iterator[Cell]:
+    for model in config["models"]:
+        for name in config["variants"]:
+            for length in config["lengths"]:
+                for method in config["methods"]:
+                    variant = config["variants"][name]
+                    if length["name"] in variant["lengths"] and method in variant["methods"]:
+                        yield _variant_cell(config, model, length, method, name)
+
+
+def _variant_cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], method: str, name: str) -> Cell:
+    variant = config["variants"][name]
+    changes: dict[str, Any] = {
+        "knobs": variant["knobs"].get(method, {}),
+        "budget": variant["budget"],
+        **variant["schedule"],
+        "seed": variant["seed"],
+        "variant": name,
+    }
+    if variant["tuned"] is not None:
+        changes |= {"tuned": True, "tuning_settings": variant["tuned"]}
+    if variant["merge"] is not None:
+        parts = (_part(config, name, part, length["name"], method) for part in variant["merge"])
+        records = [Path(f"results/{config['experiment']}/records", model, *place, "tune.json") for place in parts]
+        changes |= {"tuned": True, "merged": [path.as_posix() for path in records]}
+    return _cell(config, model, length, method, **changes)
+
+
+def _part(config: Mapping[str, Any], name: str, part: str, length: str, method: str) -> tuple[str, str, str]:
+    """Length, method and variant of an adapter that a merged variant takes: its own ones, or else the only ones.
+
+    Raises:
+        ValueError: the part has several lengths or methods, and none is the merged variant's.
+    """
+    found = []
+    for key, own in (("lengths", length), ("methods", method)):
+        has = config["variants"][part][key]
+        if own not in has and len(has) > 1:
+            raise ValueError(f"variants.{name}.merge: {part} has {', '.join(has)}, not {own}; {own} or one is needed")
+        found.append(own if own in has else has[0])
+    return *found, part
+
+
+def reference_of(cell: Cell, all_cells: Iterable[Cell]) -> Cell:
+    """The untuned dense cell whose clips a cell's are compared with: of its model, length and seed.
+
+    Raises:
+        ValueError: it is not among the cells.
+    """
+    for other in all_cells:
+        same = (other.model, other.length, other.seed) == (cell.model, cell.length, cell.seed)
+        if same and other.method == REFERENCE and not other.tuned:
+            return other
+    raise ValueError(f"{cell.path}: no untuned {REFERENCE} cell of its length and seed={cell.seed}")
+
+
+def variants_for(config: Mapping[str, Any], purpose: str) -> list[str]:
+    """The names of the variants that are for a table or figure, in the configuration's order.
+
+    Args:
+        config: checked or not.
+        purpose: what stands under ``for``, such as ``table1``.
+
+    Raises:
+        ValueError: no table or figure is named so.
+    """
+    schema = yaml.safe_load(SCHEMA_FILE.read_text())["properties"]["variants"]["additionalProperties"]
+    _check_names("for", [purpose], schema["properties"]["for"]["items"]["enum"])
+    return [name for name, variant in (config.get("variants") or {}).items() if purpose in variant.get("for", ())]
+
+
+def outline(path: Path | str) -> dict[str, Any]:
+    """A configuration file held against the schema only, so that it may name methods that are not there any more.
+
+    Raises:
+        ValueError: one line that begins with the file's name.
+    """
+    config = read(path)
+    try:
+        _checked_schema(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return config
 
 
 def shape(spec: ModelSpec, length: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -326,17 +452,128 @@ def _tuned(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[st
         if left_out:
             logger.info("tuned.%s: %s left out, as the experiment does", key, ", ".join(left_out))
         asked[key] = [name for name in here[key] if name in names]
-    settings = from_mapping(tuned)
-    for spec in specs.values():
-        if settings.dense_layers > spec.layers:
+    settings = from_mapping(tuned).as_dict()
+    _check_tuning(settings, asked["lengths"], config, specs)
+    return asked | settings
+
+
+def _variants(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[str, dict[str, Any]]:
+    """The variants, each with everything that it leaves out filled in from the experiment.
+
+    A method or a length that the experiment leaves out is left out here, too, and that is logged; so is a variant that
+    has nothing left.
+    """
+    if config["tuned"] is not None:
+        raise ValueError("tuned: an experiment with variants has it in the variants")
+    found = {}
+    for name, given in config["variants"].items():
+        if not _VARIANT.fullmatch(name) or name in ("tuned", "untuned") or _SEED.fullmatch(name):
             raise ValueError(
-                f"tuned.dense_layers={settings.dense_layers}: at most {spec.layers}, all layers of {spec.name}"
+                f"variants.{name}: another name is needed: a letter first, then letters, digits, dash, underscore; not "
+                "tuned, untuned or seed with a number"
+            )
+        variant = _variant(config, specs, name, given)
+        if variant["methods"] and variant["lengths"]:
+            found[name] = variant
+        else:
+            logger.info("variants.%s: left out, as its methods or lengths are", name)
+    for name, variant in found.items():
+        _check_merge(found, name, variant["merge"] or ())
+    if not found:
+        raise ValueError("variants: none has a method and a length of the experiment's")
+    return found
+
+
+def _variant(
+    config: Mapping[str, Any], specs: Mapping[str, ModelSpec], name: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One variant, checked and complete."""
+    from benchmark import registry
+    from benchmark.tuning.settings import from_mapping
+
+    where = f"variants.{name}"
+    here = {"methods": config["methods"], "lengths": [length["name"] for length in config["lengths"]]}
+    known = {name for spec in specs.values() for name in spec.lengths} | set(here["lengths"])
+    asked = {"methods": given["methods"], "lengths": given.get("lengths", here["lengths"])}
+    for key, allowed in (("methods", registry.names()), ("lengths", sorted(known))):
+        _check_names(f"{where}.{key}", asked[key], allowed)
+        left_out = [value for value in asked[key] if value not in here[key]]
+        if left_out:
+            logger.info("%s.%s: %s left out, as the experiment does", where, key, ", ".join(left_out))
+        asked[key] = [value for value in here[key] if value in asked[key]]
+    knobs = {method: dict(values) for method, values in config["knobs"].items()}
+    for method, values in given.get("knobs", {}).items():
+        _check_names(f"{where}.knobs", [method], given["methods"])
+        knobs[method] = knobs.get(method, {}) | values
+    schedule = {key: config["schedule"][key] for key in ("dense_steps", "dense_layers")} | given.get("schedule", {})
+    tuned = given.get("tuned")
+    try:
+        for method in asked["methods"]:
+            registry.get(method, knobs.get(method, {}))
+        _check_schedule(config["schedule"] | schedule, specs)
+        if tuned is not None:
+            tuned = from_mapping(tuned).as_dict()
+            _check_tuning(tuned, asked["lengths"], config, specs)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if tuned is not None and "merge" in given:
+        raise ValueError(f"{where}: tuned and merge: one of them is needed; what is merged is not trained again")
+    if tuned is None and "merge" not in given and REFERENCE in asked["methods"]:
+        raise ValueError(f"{where}.methods: untuned {REFERENCE} is there as the reference; another method is needed")
+    return {
+        "for": given.get("for", []),
+        "label": given.get("label", name),
+        **asked,
+        "budget": given.get("budget", config["budget"]),
+        "schedule": schedule,
+        "knobs": knobs,
+        "seed": given.get("seed", config["prompts"]["seed"]),
+        "tuned": tuned,
+        "merge": given.get("merge"),
+    }
+
+
+def _check_merge(variants: Mapping[str, Mapping[str, Any]], name: str, parts: Iterable[str]) -> None:
+    """Refuses to merge what is no adapter; cells say whether its lengths and methods fit."""
+    from benchmark.tuning.settings import FULL
+
+    adapters = [other for other, variant in variants.items() if variant["tuned"] and variant["tuned"]["kind"] != FULL]
+    for part in parts:
+        if part not in adapters:
+            allowed = f"allowed are variants with an adapter: {', '.join(adapters) or 'there are none'}"
+            raise ValueError(f"variants.{name}.merge: {part!r} is none; {allowed}")
+
+
+def _check_alike(found: Iterable[Cell]) -> None:
+    """Refuses two cells that would draw the same clips under the names of two variants."""
+    from benchmark import registry
+
+    seen: dict[str, Cell] = {}
+    for cell in found:
+        plain = replace(cell, variant="")
+        if not registry.method_class(cell.method).sparse:  # dense in every step, whatever the schedule
+            plain = replace(plain, dense_steps=0, dense_layers=0)
+        other = seen.setdefault(canonical(plain), cell)
+        if other is not cell:
+            raise ValueError(
+                f"variants.{cell.variant}: {cell.method} at {cell.length} is the same cell as in {other.variant}; "
+                f"one of them is needed: leave {cell.method} out of the other's methods"
+            )
+
+
+def _check_tuning(
+    tuned: Mapping[str, Any], lengths: Iterable[str], config: Mapping[str, Any], specs: Mapping[str, ModelSpec]
+) -> None:
+    """Refuses settings of a tuning that a model or the shape of a length does not allow."""
+    for spec in specs.values():
+        if tuned["dense_layers"] > spec.layers:
+            raise ValueError(
+                f"tuned.dense_layers={tuned['dense_layers']}: at most {spec.layers}, all layers of {spec.name}"
             )
         for length in config["lengths"]:
             _, height, width = shape(spec, length)
-            if length["name"] in asked["lengths"] and height != width:
+            if length["name"] in lengths and height != width:
                 raise ValueError(f"tuned.lengths: {length['name']}: {height}x{width} pixels; tuning needs square clips")
-    return asked | settings.as_dict()
 
 
 def _check_names(key: str, wanted: list[str], allowed: list[str]) -> None:
@@ -347,36 +584,68 @@ def _check_names(key: str, wanted: list[str], allowed: list[str]) -> None:
             raise ValueError(f"{key}: {name!r} is unknown: {nearest(name, allowed)}")
 
 
-def _check_budget(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> None:
+def _check_budgets(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> None:
     """Refuses a budget that some method misses by more than a tenth of it, as ``budget.at_budget`` does in the job."""
-    budget, block = config["budget"], config["block"]
-    found = list(_reaches(config, specs))
-    slack = 0.1 * budget + 1e-9
-    out = [(where, low, high) for where, low, high in found if low > budget + slack or high < budget - slack]
-    if not out:
+    from benchmark.budget import reach
+
+    reached = functools.cache(functools.partial(reach, block=config["block"]))
+    if "variants" not in config:
+        places = _places(config, config["methods"], config["lengths"], specs)
+        _check_budget("budget", config["budget"], config["block"], list(places), reached)
         return
+    for name, variant in config["variants"].items():
+        lengths = [length for length in config["lengths"] if length["name"] in variant["lengths"]]
+        places = _places(variant, variant["methods"], lengths, specs)
+        _check_budget(f"variants.{name}.budget", variant["budget"], config["block"], list(places), reached)
+
+
+def _check_budget(key: str, budget: float | None, block: int, places: list[Place], reached: Reach) -> None:
+    """Refuses a budget that a place does not reach; ``reached`` is ``budget.reach`` of a method on a layout."""
+    slack = 0.1 * (budget or 0) + 1e-9
+    if budget is None or all(_within(method, layout, block, budget, slack, reached) for _, method, layout in places):
+        return
+    reaches = [(where, reached(method, layout)) for where, method, layout in places]
+    found = [(where, *densities) for where, densities in reaches if densities is not None]
+    out = [(where, low, high) for where, low, high in found if low > budget + slack or high < budget - slack]
     lowest = math.ceil(1e4 * max(low for _, low, _ in found)) / 1e4
     highest = math.floor(1e4 * min(high for _, _, high in found)) / 1e4
     where, low, high = max(out, key=lambda place: max(place[1] - budget, budget - place[2]))
-    line = f"budget={budget}: {where} in blocks of {block} reaches densities from {low:.4f} to {high:.4f}"
+    line = f"{key}={budget}: {where} in blocks of {block} reaches densities from {low:.4f} to {high:.4f}"
     if lowest <= highest:
         raise ValueError(f"{line}; the nearest that all methods reach is {min(max(budget, lowest), highest):.4f}")
     raise ValueError(f"{line}; no budget is within the reach of all methods")
 
 
-def _reaches(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> Iterator[tuple[str, float, float]]:
-    """Where, lowest and highest density, for every method whose density can be set."""
+def _places(
+    held: Mapping[str, Any],
+    methods: Iterable[str],
+    lengths: Iterable[Mapping[str, Any]],
+    specs: Mapping[str, ModelSpec],
+) -> Iterator[Place]:
+    """Where a method is run, in words, with its ``knobs``, and on which tokens."""
     from benchmark import registry
-    from benchmark.budget import reach
 
     for spec in specs.values():
-        for length in config["lengths"]:
+        for length in lengths:
             layout = spec.layout(*shape(spec, length))
-            for name in config["methods"]:
-                method = registry.get(name, config["knobs"].get(name, {}))
-                densities = reach(method, layout, config["block"])
-                if densities is not None:
-                    yield f"{name} on {spec.name} {length['name']} ({layout})", *densities
+            for name in methods:
+                where = f"{name} on {spec.name} {length['name']} ({layout})"
+                yield where, registry.get(name, held["knobs"].get(name, {})), layout
+
+
+def _within(method: Method, layout: VideoLayout, block: int, budget: float, slack: float, reached: Reach) -> bool:
+    """Whether a method that can be set reaches a budget; hundreds of settings are planned only as far as is needed."""
+    settings = list(method.settings(layout, block))
+    if not settings:
+        found = reached(method, layout)
+        return found is None or (found[0] <= budget + slack and found[1] >= budget - slack)
+    low = high = False
+    for setting in (settings[0], settings[-1], *settings[1:-1]):
+        density = setting.density(layout, block)
+        low, high = low or density <= budget + slack, high or density >= budget - slack
+        if low and high:
+            return True
+    return False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

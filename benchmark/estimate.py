@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmark import gpus
 from benchmark.canonical import record_files
-from benchmark.cell import Cell
+from benchmark.cell import Cell, from_record
 from benchmark.config import ROOT, cells, is_speed, load, read
 from benchmark.records import read_record
 
@@ -51,8 +51,11 @@ JOB_SECONDS = MappingProxyType(
         "collect": 1.8,
         "operations": 9.9,
         "probe": 10.5,
+        "output_error": 11.0,
         "table": 2.6,
         "figure": 5.2,
+        "ablation": 6.0,
+        "collect_committed": 1.8,
         "report_page": 16.6,
         "train": 500.0,
     }
@@ -110,7 +113,7 @@ def estimate(
     earlier = _earlier(config["experiment"], results, device)
     counted = _counted(found, workers)
     lines = [_line(cell, count, earlier, device) for cell, count in zip(found, counted, strict=True)]
-    tunings = [_tuning(cell, device) for cell in found if cell.tuned]
+    tunings = [_tuning(cell, device) for cell in found if cell.tuned and not cell.merged]
     jobs = {rule: {"count": count} for rule, count in planned_jobs(path, planning).items()}
     startup, startup_source = _startup(folder, earlier)
     for rule, job in jobs.items():
@@ -204,6 +207,7 @@ def _line(cell: Cell, counted: Mapping[str, float] | str, earlier: list[dict[str
     """Operations of all clips of a cell, and the hours that they are estimated to take."""
     line = {"model": cell.model, "length": cell.length, "method": cell.method, "clips": cell.clips}
     line |= {"tuned": True} if cell.tuned else {}
+    line |= {"variant": cell.variant} if cell.variant else {}
     if isinstance(counted, str):
         return line | {"pflop": 0.0, "pflop_dense": 0.0, "hours": 0.0, "source": f"unsupported: {counted}"}
     rate, source = _rate(cell, earlier, device)
@@ -263,9 +267,7 @@ def _startup(folder: Path, earlier: Iterable[Mapping[str, Any]]) -> tuple[float,
     """Seconds of a ``generate`` job besides its clips."""
     rest = []
     for record in earlier:
-        cell = record["cell"]
-        tuning = "tuned" if cell["tuned"] else "untuned"
-        name = f"{cell['model']}-{cell['length']}-{cell['method']}-{tuning}.tsv"
+        name = f"{'-'.join(from_record(record).path.parts)}.tsv"
         whole = _benchmarks([folder / "benchmarks" / "generate" / name])
         rest += [max(0.0, seconds - sum(clip["seconds"] for clip in record["clips"])) for seconds in whole]
     if rest:
@@ -309,7 +311,7 @@ def _disk(found: list[Cell], folder: Path, earlier: list[dict[str, Any]]) -> dic
     clips = 0.0
     for cell in found:
         clips += size * cell.clips * cell.frames * cell.height * cell.width
-        shapes[cell.model, cell.length] = cell
+        shapes[cell.inputs] = cell
     inputs = 0
     for cell in shapes.values():
         spec = models.get(cell.model)
@@ -320,7 +322,7 @@ def _disk(found: list[Cell], folder: Path, earlier: list[dict[str, Any]]) -> dic
     disk: dict[str, Any] = {
         "clips": round(clips),
         "inputs": inputs,
-        "records": (2 * len(found) + sum(cell.tuned for cell in found)) * RECORD_BYTES,
+        "records": (2 * len(found) + sum(cell.tuned and not cell.merged for cell in found)) * RECORD_BYTES,
         "tables, figures and the rest": other,
     }
     disk["all"] = sum(disk.values())

@@ -107,7 +107,8 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | N
         pattern = method.pattern(layout, cell.block, spec.heads)
         details |= {"knobs": method.knobs(), "settable": has_budget(method, layout, cell.block)}
         hashes["mask"] = pattern.mask.hash()
-        if tuned is not None and tuned["provenance"]["hashes"]["mask"] != hashes["mask"]:
+        own = tuned is not None and not cell.merged  # adapters that are merged may be of other lengths and methods
+        if own and tuned["provenance"]["hashes"]["mask"] != hashes["mask"]:
             return failed("error", "its adapter was tuned under another mask; tune anew")
         router = AttentionRouter(method, layout, cell.block, kernel, schedule)
         _install(cell, transformer, router, repetition)
@@ -171,8 +172,12 @@ def load_model(cell: Cell, device: str) -> tuple[torch.nn.Module, str, float | N
 def _adapt(cell: Cell, transformer: torch.nn.Module, weights: str, folder: Path | None) -> dict[str, Any] | None:
     """Merges a tuned cell's adapter into the transformer. Returns the record of its tuning, None where there is none.
 
+    Of several adapters the record of the first is returned, with the hash over all of theirs, or that of the first
+    tuning that did not pass.
+
     Raises:
-        ValueError: an adapter is given to an untuned cell, there is none, or it is another cell's.
+        ValueError: an adapter is given to a cell that is not tuned or merges others, there is none, or it is another
+            cell's.
         Damaged: the adapter is not as it was written.
     """
     if not cell.tuned:
@@ -181,11 +186,30 @@ def _adapt(cell: Cell, transformer: torch.nn.Module, weights: str, folder: Path 
         return None
     from benchmark.tuning import adapters, places
 
+    if cell.merged:
+        if folder is not None:
+            raise ValueError(f"adapter {folder}: the cell merges {' and '.join(cell.merged)}; it takes no other")
+        return _merge(cell, transformer, weights)
     found, record = places.find(cell, weights, folder)
     if found is not None:
         adapters.apply(transformer, found)
         record["details"]["folder"] = places.shown(found)
     return record
+
+
+def _merge(cell: Cell, transformer: torch.nn.Module, weights: str) -> dict[str, Any]:
+    """Merges the adapters of several tunings into the transformer; see ``_adapt``."""
+    from benchmark.tuning import adapters, places
+
+    folders, records = places.find_merged(cell, weights)
+    if not folders:
+        return next(record for record in records if record["status"] != "passed")
+    adapters.load_merged(transformer, folders)
+    own = "".join(record["provenance"]["hashes"]["adapter"] for record in records)
+    merged = records[0]
+    merged["provenance"]["hashes"]["adapter"] = hashlib.sha256(own.encode()).hexdigest()
+    merged["details"]["folder"] = " + ".join(map(places.shown, folders))
+    return merged
 
 
 def _install(cell: Cell, transformer: torch.nn.Module, router: AttentionRouter, repetition: float | None) -> None:
@@ -277,7 +301,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example: python -m benchmark generate --model testbed-nano --frames 16 --height 48 --width 48 --method radial "
         "--budget 0.5 --block 4 --steps 16 --dense-steps 4 --clips 3 --seed 7 "
-        "--inputs results/quick/inputs/testbed-nano/1x --out /tmp/clips --record /tmp/generate.json"
+        "--inputs results/quick/inputs/testbed-nano/1x/seed7 --out /tmp/clips --record /tmp/generate.json"
     )
     add_cell_arguments(parser)
     parser.add_argument("--inputs", type=Path, required=True, help="folder written by the verb inputs")

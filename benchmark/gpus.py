@@ -1,10 +1,11 @@
-"""Which GPUs there are, and one for each job: jobs that run side by side must not share one."""
+"""Which GPUs there are, and one for each job; only jobs whose times do not count may share one."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -41,7 +42,7 @@ def visible() -> list[str]:
     return [devices.get(name, name) for name in names]
 
 
-def claim(count: int = 1, poll_s: float = 2.0) -> tuple[IO[str], ...] | None:
+def claim(count: int = 1, poll_s: float = 2.0, shared: bool = False) -> tuple[IO[str], ...] | None:
     """Takes GPUs for this process: ``CUDA_VISIBLE_DEVICES`` names them and no others.
 
     A GPU that another process of this machine holds in the same way is not taken, whoever started it; where too few are
@@ -49,6 +50,7 @@ def claim(count: int = 1, poll_s: float = 2.0) -> tuple[IO[str], ...] | None:
 
     Args:
         count: how many.
+        shared: whether others that say the same may hold them at the same time; how many, their run has to limit.
 
     Returns:
         The locked files, to be kept open while the GPUs are used; None where one is asked for and there is none.
@@ -65,8 +67,8 @@ def claim(count: int = 1, poll_s: float = 2.0) -> tuple[IO[str], ...] | None:
     waited = False
     while True:
         held: dict[str, IO[str]] = {}
-        for device in devices:
-            file = _lock(device) if len(held) < count else None
+        for device in random.sample(devices, len(devices)) if shared else devices:
+            file = _lock(device, shared) if len(held) < count else None
             if file is not None:
                 held[device] = file
         if len(held) == count:
@@ -81,11 +83,11 @@ def claim(count: int = 1, poll_s: float = 2.0) -> tuple[IO[str], ...] | None:
         time.sleep(poll_s)
 
 
-def _lock(device: str) -> IO[str] | None:
+def _lock(device: str, shared: bool = False) -> IO[str] | None:
     path = Path(tempfile.gettempdir()) / f"sparse-attention-benchmark-{device}.lock"
     file = _open(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None

@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Writes the prompts and the initial noise that all methods share at one length."
     parser.epilog = (
         "example: python -m benchmark inputs --model testbed-nano --length 2x --frames 32 --height 48 --width 48 "
-        "--clips 3 --seed 7 --out results/quick/inputs/testbed-nano/2x"
+        "--clips 3 --seed 7 --out results/quick/inputs/testbed-nano/2x/seed7"
     )
     parser.add_argument("--experiment", default="adhoc", help="name of the configuration (default: %(default)s)")
     parser.add_argument("--model", required=True, help="a testbed")

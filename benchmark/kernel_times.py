@@ -172,10 +172,17 @@ def make_inputs(shape: Shape, options: Options, device: str) -> Inputs:
 
 def matmul_rate(device: str) -> tuple[float, float]:
     """Operations a second of a square bfloat16 matrix product, and the median of its seconds."""
-    size = _matmul_size(device)
-    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    one, other = matmul_inputs(device)
     median = quartiles(time_calls(lambda: one @ other, warmup=5, calls=20, device=device)).median
-    return 2.0 * size**3 / median, median
+    return 2.0 * one.shape[0] ** 3 / median, median
+
+
+def matmul_inputs(device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two square bfloat16 matrices of random numbers, large enough that their product shows a GPU's rate."""
+    size = _matmul_size(device)
+    return torch.randn(size, size, device=device, dtype=torch.bfloat16), torch.randn(
+        size, size, device=device, dtype=torch.bfloat16
+    )
 
 
 def _version(package: str) -> str:

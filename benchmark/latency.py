@@ -22,14 +22,26 @@ from typing import Any
 import yaml
 
 from benchmark.records import describe_device, read_record, write_json
-from benchmark.speed import assemble, clock, committed, ends, expected, parts, planning, settings, steps, training
+from benchmark.speed import (
+    assemble,
+    clock,
+    committed,
+    ends,
+    expected,
+    outside_profile,
+    parts,
+    planning,
+    settings,
+    steps,
+    training,
+)
 from benchmark.speed.cells import from_settings
 from benchmark.speed.clock import Clock, OutOfTime
 from benchmark.speed.settings import Stage
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("plan", "parts", "whole", "ends", "training", "run", "assemble")
+PARTS = ("plan", "parts", "profile", "whole", "ends", "training", "run", "assemble")
 UNFINISHED = 75
 """Exit status of a job whose time was up before it was done: run it again (EX_TEMPFAIL)."""
 AUDIT_TOLERANCE = 0.05
@@ -37,6 +49,7 @@ AUDIT_TOLERANCE = 0.05
 MEASURE = MappingProxyType(
     {
         "parts": (parts.measure, parts.finished),
+        "profile": (outside_profile.measure, outside_profile.finished),
         "whole": (steps.measure, steps.finished),
         "ends": (ends.measure, ends.finished),
         "training": (training.measure, training.finished),

@@ -51,7 +51,7 @@ class BlockMask:
                 f"block mask {tuple(self.blocks.shape)} of {self.blocks.dtype}: {self.tokens} tokens in blocks of "
                 f"{self.block} need bool of (heads, {side}, {side})"
             )
-        empty = ~self.blocks.any(dim=2)
+        empty = self.blocks.view(torch.uint8).amax(dim=2) == 0  # the same as any(), and much quicker on a CPU
         if bool(empty.any()):
             head, row = (int(i) for i in empty.nonzero()[0])
             raise ValueError(
@@ -96,7 +96,7 @@ class BlockMask:
         sizes = self.sizes().to(torch.float64)
         total = 0.0
         for head in self.blocks:  # a head at a time, so that the float copy stays small
-            counts = head[:, :-1].sum(dim=1).to(torch.float64) * self.block + head[:, -1] * sizes[-1]
+            counts = head[:, :-1].sum(dim=1, dtype=torch.int32).to(torch.float64) * self.block + head[:, -1] * sizes[-1]
             total += float((counts * sizes).sum())
         return total / self.heads
 
@@ -207,11 +207,11 @@ def band_mask(layout: VideoLayout, block: int, width: int, device: torch.device 
     """
     if width < 0:
         raise ValueError(f"band width={width}: at least 0 tokens are needed")
-    side = layout.blocks(block)
-    index = torch.arange(side, device=device)
+    index = torch.arange(layout.blocks(block), dtype=torch.int32, device=device)
     # The nearest two tokens of blocks n apart are n * block - (block - 1) apart.
-    nearest = (index[:, None] - index[None, :]).abs() * block - (block - 1)
-    return BlockMask(keep_text(nearest <= width, layout, block)[None], block, layout.tokens)
+    apart = (width + block - 1) // block
+    near = (index[:, None] - index[None, :]).abs() <= apart
+    return BlockMask(keep_text(near, layout, block)[None], block, layout.tokens)
 
 
 def unit_mask(
@@ -226,15 +226,34 @@ def unit_mask(
     Text tokens attend to everything and everything attends to them.
     """
     side = layout.blocks(block)
-    held = -(-layout.video // block)
-    unit = unit.to(device)
-    edge = torch.arange(held, device=device) * block
+    kept, kind = _unit_kinds(layout, block, unit.to(device), allowed.to(device))
+    blocks = torch.zeros(side, side, dtype=torch.bool, device=device)
+    blocks[: len(kind), : len(kind)] = kept[:, kind][kind]
+    return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens)
+
+
+def unit_density(layout: VideoLayout, block: int, unit: torch.Tensor, allowed: torch.Tensor) -> float:
+    """The density of ``unit_mask`` for the same arguments, counted without the grid of blocks."""
+    kept, kind = _unit_kinds(layout, block, unit, allowed)
+    video = layout.video // block if layout.text else len(kind)  # blocks without text
+    sizes = torch.full((video,), block, dtype=torch.float64)
+    sizes[-1:] = min(block, layout.video - block * (video - 1))
+    tokens = torch.zeros(len(kept), dtype=torch.float64).index_add(0, kind[:video], sizes)
+    executed = tokens @ kept.double() @ tokens + layout.tokens**2 - sizes.sum() ** 2
+    return float(executed) / float(layout.tokens) ** 2
+
+
+def _unit_kinds(
+    layout: VideoLayout, block: int, unit: torch.Tensor, allowed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blocks that hold the same units keep the same: what each kind keeps, bool (kinds, kinds), and the kind of every
+    block that holds video tokens, int64 (blocks,)."""
+    edge = torch.arange(-(-layout.video // block), device=unit.device) * block
     first = unit[edge]  # a block holds the units [first, after)
     after = unit[(edge + block - 1).clamp(max=layout.video - 1)] + 1
+    (first, after), kind = torch.stack([first, after]).unique(dim=1, return_inverse=True)
     # Running sums count the allowed pairs in a rectangle of units without looking at each.
-    rows = torch.nn.functional.pad(allowed.to(device).cumsum(0, dtype=torch.int32), (0, 0, 1, 0))
-    seen = rows[after] > rows[first]  # (blocks, units)
+    rows = torch.nn.functional.pad(allowed.cumsum(0, dtype=torch.int32), (0, 0, 1, 0))
+    seen = rows[after] > rows[first]  # (kinds, units)
     seen = torch.nn.functional.pad(seen.cumsum(1, dtype=torch.int32), (1, 0))
-    blocks = torch.zeros(side, side, dtype=torch.bool, device=device)
-    blocks[:held, :held] = seen[:, after] > seen[:, first]
-    return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens)
+    return seen[:, after] > seen[:, first], kind

@@ -143,7 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Measures the clips of one cell against the dense clips from the same noise."
     parser.epilog = (
         "example: python -m benchmark measure --model testbed-nano --frames 16 --height 48 --width 48 --method radial "
-        "--inputs results/quick/inputs/testbed-nano/1x --reference dense/generate.json --candidate "
+        "--inputs results/quick/inputs/testbed-nano/1x/seed7 --reference dense/generate.json --candidate "
         "radial/generate.json --metrics psnr,ssim,adherence --record measure.json"
     )
     add_cell_arguments(parser)

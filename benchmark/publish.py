@@ -1,4 +1,4 @@
-"""The verb ``publish``: puts a testbed's trained weights into the repository, with what is known of them.
+"""The verb ``publish``: puts the trained weights of a testbed, or of its judge, into the repository.
 
 Weights are inputs of the benchmark: no rule writes them, so that a clone never retrains what it was shipped with.
 """
@@ -17,6 +17,7 @@ from benchmark.records import describe_device, provenance, sha256_file, write_js
 logger = logging.getLogger(__name__)
 
 LARGEST = MappingProxyType({"testbed-nano": 8_000_000, "testbed-base": 20_000_000})  # bytes of all weights
+JUDGE = "judge"  # what of a testbed's clips the metric vision_reward asks
 LARGEST_FILE = 16_000_000  # bytes of one file
 
 
@@ -43,7 +44,7 @@ def publish(name: str, source: Path, device: str, clips: int, long_clips: int) -
     from benchmark.testbed.evaluate import evaluate
 
     if name not in LARGEST:
-        raise ValueError(f"publish: model {name!r}: only testbeds are published here: {', '.join(LARGEST)}")
+        raise ValueError(f"publish: model {name!r}: what is published here: {', '.join((*LARGEST, JUDGE))}")
     spec = models.get(name)
     record = source / f"{name}.training.json"
     try:
@@ -125,10 +126,12 @@ def draw_curve(training: dict, path: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the verb ``publish``."""
-    parser.description = "Evaluates a testbed's trained weights and puts them into the repository."
+    parser.description = "Evaluates a testbed's trained weights and puts them into the repository; or those of a judge."
     parser.epilog = "example: python -m benchmark publish --model testbed-nano --from results/quick/training"
-    parser.add_argument("--model", default="testbed-nano", help="the testbed (default: %(default)s)")
-    parser.add_argument("--from", dest="source", type=Path, required=True, help="folder written by the verb train")
+    parser.add_argument("--model", default="testbed-nano", help=f"the testbed, or {JUDGE} (default: %(default)s)")
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, help="folder written by the verb train, or train_judge"
+    )
     parser.add_argument(
         "--clips",
         type=int,
@@ -141,8 +144,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The verb ``publish``."""
+    from benchmark.models import testbed
+    from benchmark.reward import train_judge
     from benchmark.testbed.sample import pick_device
 
-    entry = publish(args.model, args.source, pick_device(args.device), args.clips, args.long_clips)
+    if args.model == JUDGE:  # its evaluation is part of its training
+        entry = train_judge.publish(args.source, testbed.WEIGHTS_FOLDER)
+    else:
+        entry = publish(args.model, args.source, pick_device(args.device), args.clips, args.long_clips)
     print(json.dumps(entry, indent=1))
     return 0

@@ -41,9 +41,11 @@ def window_mask(
     first = start // block
     straddled = int((-(-(start + size) // block) - first).max())
     spans = -(-size // block) if rounding == "released" else straddled
-    target = first[:, None] + torch.arange(spans, device=device)  # (frames, spans): block of the whole sequence
-    low = (target * block - start[:, None]).clamp(min=0)  # its tokens of this frame, as positions [low, high)
-    high = ((target + 1) * block - start[:, None]).clamp(max=size)
+    inside = torch.arange(spans, device=device) * block
+    # Frames that begin at the same place of a block are cut alike: what their pairs keep is worked out once.
+    offset, cut = (start % block).unique(return_inverse=True)
+    # (cuts, spans): the tokens of a frame that a block holds, as positions [low, high)
+    low, high = (inside - offset[:, None]).clamp(min=0), (inside + block - offset[:, None]).clamp(max=size)
     enough = block // 3 + 1  # more than one third of a block's rows
     blocks = torch.zeros(side * side, dtype=torch.bool, device=device)
 
@@ -53,15 +55,17 @@ def window_mask(
         reach = min(width // block + 2, spans - 1)
         row = torch.arange(spans, device=device)[:, None]
         column = row + torch.arange(-reach, reach + 1, device=device)
-        inside = (column >= 0) & (column < spans)
-        row, column = row.expand_as(column)[inside], column[inside]
-        ends = (low[query][:, row], high[query][:, row], low[key][:, column], high[key][:, column])
+        possible = (column >= 0) & (column < spans)
+        row, column = row.expand_as(column)[possible], column[possible]
+        (cut_query, cut_key), alike = torch.stack([cut[query], cut[key]]).unique(dim=1, return_inverse=True)
+        ends = (low[cut_query][:, row], high[cut_query][:, row], low[cut_key][:, column], high[cut_key][:, column])
         window = torch.tensor(width, device=device)
         some = _columns(*ends, window, 1)
         kept = 5 * _columns(*ends, window, enough) > 3 * some if rounding == "released" else some > 0
-        rows, columns = target[query][:, row], target[key][:, column]
-        kept &= (rows < side) & (columns < side)
-        blocks[(rows * side + columns)[kept]] = True  # two frames can share a block: either may keep it
+        pair, place = kept[alike].nonzero(as_tuple=True)
+        rows, columns = first[query][pair] + row[place], first[key][pair] + column[place]
+        held = (rows < side) & (columns < side)
+        blocks[(rows * side + columns)[held]] = True  # two frames can share a block: either may keep it
 
     for distance, width in enumerate(widths.tolist()):
         near = torch.arange(frames - distance, device=device)

@@ -19,7 +19,7 @@ from itertools import product
 import torch
 
 from benchmark.layout import VideoLayout
-from benchmark.masks import BlockMask, unit_mask
+from benchmark.masks import BlockMask, unit_density, unit_mask
 from benchmark.method import Method, knob
 
 
@@ -49,13 +49,11 @@ class SlidingTile(Method):
 
     def block_mask(self, layout: VideoLayout, block: int, device: torch.device | str = "cpu") -> BlockMask:
         """The tiles within the window of each tile."""
-        count = self.tiles(layout)
-        seen = [axis_window(n, min(k, n), device) for n, k in zip(count, axes("window", self.window), strict=True)]
-        f, h, w = count
-        allowed = seen[0][:, None, None, :, None, None] & seen[1][None, :, None, None, :, None]
-        allowed = (allowed & seen[2][None, None, :, None, None, :]).reshape(f * h * w, f * h * w)
-        unit = self._tile_of_token(layout, device).sort().values
-        return unit_mask(layout, block, unit, allowed, device)
+        return unit_mask(layout, block, *self._tiles_seen(layout, device), device)
+
+    def density(self, layout: VideoLayout, block: int, heads: int = 1, head_dim: int = 64) -> float:
+        """The density of the mask, which is not planned for it: there are many windows to choose from."""
+        return unit_density(layout, block, *self._tiles_seen(layout, "cpu"))
 
     def settings(self, layout: VideoLayout, block: int) -> Iterator[SlidingTile]:
         """Every window, those that cover their axes most evenly first."""
@@ -67,6 +65,15 @@ class SlidingTile(Method):
 
         for window in sorted(product(*(range(1, n + 1) for n in count)), key=unevenness):
             yield replace(self, window="x".join(map(str, window)))
+
+    def _tiles_seen(self, layout: VideoLayout, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tile of every token in tile order, int64 (video,), and which tiles see which: bool (tiles, tiles)."""
+        count = self.tiles(layout)
+        seen = [axis_window(n, min(k, n), device) for n, k in zip(count, axes("window", self.window), strict=True)]
+        f, h, w = count
+        allowed = seen[0][:, None, None, :, None, None] & seen[1][None, :, None, None, :, None]
+        allowed = (allowed & seen[2][None, None, :, None, None, :]).reshape(f * h * w, f * h * w)
+        return self._tile_of_token(layout, device).sort().values, allowed
 
     def _tile_of_token(self, layout: VideoLayout, device: torch.device | str) -> torch.Tensor:
         _, h, w = self.tiles(layout)

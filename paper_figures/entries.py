@@ -20,6 +20,8 @@ COMPARISONS = ("psnr", "ssim", "lpips", UNTRAINED)
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", UNTRAINED: "LPIPS untrained", "adherence": "adherence"}
 
+STANDARD_ERROR = "± is the standard error of the mean over the clips."
+
 WORDS = {"out_of_memory": "out of memory"}
 
 LPIPS_REASON = (
@@ -29,11 +31,12 @@ NO_SPEED = (
     "No speed is claimed for testbeds: their grids are far below the sizes that sparse kernels are made for, and their "
     "blocks are smaller than a kernel's tiles."
 )
+TUNING_TIME = "Wall time of the tuning's steps where it ran; no claim of speed is made for a testbed."
 NO_VBENCH = "VBench's judges were trained on natural video and say nothing about a testbed's procedural world."
 LINEAR = (
-    "Linear attention computes no query-key pairs, so it has no density to set; its operations are counted in PFLOP. "
-    "It runs untuned here, with weights that were trained with softmax attention."
+    "Linear attention computes no query-key pairs, so it has no density to set; its operations are counted in PFLOP."
 )
+UNTUNED_LINEAR = f"{LINEAR} It runs untuned here, with weights that were trained with softmax attention."
 UNSET = "The method has no knob for its density; the budget does not apply to it."
 
 
@@ -116,7 +119,8 @@ def _density(cell: CellRows, show: Callable[[float], tuple[float, str]]) -> Entr
     if found.value is None:
         return found
     if cell.fact("operator") == "own" and cell.fact("settable") is False:
-        return Entry("linear operator", None, None, "not applicable", LINEAR, (LINEAR,))
+        reason = LINEAR if cell.tuning == "tuned" else UNTUNED_LINEAR
+        return Entry("linear operator", None, None, "not applicable", reason, (reason,))
     value, text = show(found.value)
     notes = found.notes
     budget = cell.fact("budget")
@@ -140,6 +144,19 @@ def latency(cell: CellRows) -> Entry:
     if cell.find("latency_s") is None and is_testbed(cell.model):
         return without("unsupported", NO_SPEED)
     return measured(cell, "latency_s", "latency")
+
+
+def training(cell: CellRows) -> Entry:
+    """Hours of a tuning; on a testbed the wall time of its steps, and nothing for a cell that was not tuned."""
+    if cell.find("training_h") is not None or not is_testbed(cell.model):
+        return measured(cell, "training_h", "tune")
+    if cell.tuning != "tuned":
+        return without("unsupported", NO_SPEED)
+    found = measured(cell, "tuning_s", "tune")
+    if found.value is None:
+        return found
+    hours = found.value / 3600
+    return Entry(significant(hours), hours, None, "passed", "", (*found.notes, TUNING_TIME))
 
 
 def vbench(cell: CellRows, metric: str) -> Entry:
@@ -297,12 +314,17 @@ def _near_equal(metric: str, value: float) -> str:
     return {"psnr": f"{value:.1f} dB", "ssim": f"{value:.4f}"}.get(metric) or significant(value, 2)
 
 
-def remarks(cells: list[CellRows]) -> tuple[str, ...]:
-    """What must be said below every table."""
+def remarks(cells: list[CellRows], spread: str = STANDARD_ERROR, compared: bool = True) -> tuple[str, ...]:
+    """What must be said below every table.
+
+    Args:
+        spread: what stands behind a number to say how sure it is.
+        compared: whether the table has metrics that compare with the dense clips.
+    """
     rows = [row for cell in cells for row in cell.rows]
     said = []
     if any(row["standard_error"] is not None for row in rows):
-        said.append("± is the standard error of the mean over the clips.")
+        said.append(spread)
     said.append(
         "Density is the share of query-key pairs executed in the sparse steps and layers; PFLOP is for a whole "
         "generation of one clip (10^15 operations, a multiply-add is two). Published lines are as printed in "
@@ -314,7 +336,8 @@ def remarks(cells: list[CellRows]) -> tuple[str, ...]:
             f"{', '.join(own)} is a small model trained on a procedural world and none of the paper's: lines "
             "marked other model show the paper's order of methods, not a level to reach."
         )
-    said += noise_floor(cells)
+    if compared:
+        said += noise_floor(cells)
     versions = len({row["code"] for row in rows})
     if versions > 1:
         said.append(f"The records come from {versions} versions of the code.")

@@ -51,8 +51,9 @@ class Experiment:
         """The cells that have records, in the order of the rows."""
         grouped: dict[tuple, list[dict[str, Any]]] = {}
         for row in self.rows:
-            grouped.setdefault((row["model"], row["length"], row["method"], row["tuning"]), []).append(row)
-        return [CellRows(*key, rows) for key, rows in grouped.items()]
+            key = (row["model"], row["length"], row["method"], row["tuning"], row["variant"] or "")
+            grouped.setdefault(key, []).append(row)
+        return [CellRows(*key[:4], rows, key[4]) for key, rows in grouped.items()]
 
     def file(self, *parts: str) -> Path:
         """A file of the experiment.
@@ -76,18 +77,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class CellRows:
-    """The tidy rows of one cell."""
+    """The tidy rows of one cell; ``variant`` is empty where its experiment has none."""
 
     model: str
     length: str
     method: str
     tuning: str
     rows: list[dict[str, Any]]
+    variant: str = ""
 
     @property
     def path(self) -> tuple[str, str, str, str]:
         """The cell's folder below ``records`` and ``clips``."""
-        return self.model, self.length, self.method, self.tuning
+        return self.model, self.length, self.method, self.variant or self.tuning
 
     def fact(self, name: str) -> Any:
         """What is the same in all rows of the cell: title, frames, budget, ..."""

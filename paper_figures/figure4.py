@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from paper_figures.decay_panels import AXES, PUBLISHED, UNITS, away, curve, read, spread_words
 from paper_figures.experiment import Experiment
-from paper_figures.style import BLACK, WIDTH, look, save, styled
+from paper_figures.style import BLACK, GREY, WIDTH, look, save, styled
 
 LOOKS = {"mean": (BLACK, "o"), "spatial": look("spatial"), "temporal": look("temporal")}
 NAMES = {"mean": "all heads", "spatial": "spatial", "temporal": "temporal"}
-HEIGHT, SIDE, BOTTOM = 2.4, 1.3, 0.66
+HEIGHT, SIDE, BOTTOM = 2.7, 1.3, 0.98
 
 
 class Probe(NamedTuple):
@@ -27,9 +27,19 @@ class Probe(NamedTuple):
     facts: dict[str, Any]
 
     def curve(self, name: str, axis: str) -> np.ndarray:
-        """Scores of a chosen head, or the mean of all heads, by distance."""
-        scores = self.arrays[axis]
-        return scores.mean((0, 1)) if name == "mean" else scores[tuple(self.facts["heads"][name])]
+        """Scores of a chosen head, or the mean of all heads, by distance above 0; the mean of the recorded steps."""
+        found = self.facts["decay"][axis]
+        if name == "mean":
+            return away(found, "mean")[1]
+        return self.arrays[axis].mean(0)[tuple(self.facts["heads"][name])][np.array(found["distance"]) > 0]
+
+    def fit(self, name: str, axis: str) -> dict[str, Any]:
+        """The fit of a chosen head, or of the mean of all heads; a ``reason`` where there is none."""
+        fits = self.facts["decay"][axis]["fits"]
+        if name == "mean":
+            return fits["mean"]
+        layer, head = self.facts["heads"][name]
+        return fits["heads"][layer][head]
 
 
 def probes(source: Experiment) -> list[Probe]:
@@ -43,15 +53,14 @@ def probes(source: Experiment) -> list[Probe]:
         raise ValueError(f"{source.folder / 'attention'}: no attention maps (.npz); 'probe' writes them")
     found = []
     for path in paths:
+        facts = read(path.with_suffix(".json"))
         try:
             with np.load(path) as arrays:
-                held = dict(arrays)
-            facts = json.loads(source.file("attention", f"{path.stem}.json").read_text())
-            found.append(Probe(held, {"model": path.stem} | facts))
-            for axis in ("temporal", "spatial"):
-                found[-1].curve("spatial", axis)
-                facts["fits"]["mean"][axis]["r2"]
-        except (KeyError, IndexError, OSError, json.JSONDecodeError) as error:
+                found.append(Probe(dict(arrays), facts))
+            for axis in AXES:
+                for name in ("spatial", "temporal"):
+                    found[-1].curve(name, axis), found[-1].fit(name, axis), found[-1].arrays[f"map_{name}"]
+        except (KeyError, IndexError, OSError, ValueError) as error:
             raise ValueError(f"{path}: not what 'probe' writes ({error!r})") from None
     return found
 
@@ -67,16 +76,23 @@ def make(source: Experiment, out: Path) -> list[Path]:
             for axes, name in zip(panels[:2], ("spatial", "temporal"), strict=True):
                 _map(axes, probe, name)
             panels[1].set_ylabel("")
-            _decay(panels[2], probe, "temporal", "Frames apart, same place")
-            _decay(panels[3], probe, "spatial", "Tokens apart, same frame")
+            for axes, axis in zip(panels[2:], AXES, strict=True):
+                _decay(axes, probe, axis)
             panels[2].set_ylabel("Attention score")
-            steps = ", ".join(map(str, probe.facts["steps_recorded"]))
-            text = (
-                f"{probe.facts['model']}, mean of sampling steps {steps}. "
-                "Lines: exp(−ax + b), fitted to the points; distance 0 is left out."
-            )
-            figure.text(0.4 / WIDTH, (below + 0.1) / (HEIGHT * len(found)), text, fontsize=7, va="bottom")
+            figure.text(0.4 / WIDTH, (below + 0.1) / (HEIGHT * len(found)), words(probe), fontsize=7, va="bottom")
         return save(figure, out, "figure4")
+
+
+def words(probe: Probe) -> str:
+    """What stands below a model's row."""
+    facts = probe.facts
+    steps, prompts = ", ".join(map(str, facts["steps_recorded"])), len(facts["prompts"])
+    of = "one prompt" if prompts == 1 else f"{prompts} prompts"
+    lines = [
+        f"{facts['model']}, mean of sampling steps {steps} of {of}. Lines: exp(−ax + b), least squares on the scores,",
+        "not on their logarithms; distance 0 left out. Shaded: 10th to 90th percentile of all heads. R² of other fits:",
+    ]
+    return "\n".join(lines + spread_words(facts))
 
 
 def _panel(figure: Figure, left: float, bottom: float, rows: int) -> Axes:
@@ -104,32 +120,30 @@ def _map(axes: Axes, probe: Probe, name: str) -> None:
         spine.set_visible(True)
 
 
-def _decay(axes: Axes, probe: Probe, axis: str, label: str) -> None:
-    """The score against a distance, and its exponential fit."""
-    distance = probe.arrays[f"{axis}_distance"]
-    away = distance > 0
+def _decay(axes: Axes, probe: Probe, axis: str) -> None:
+    """The score against a distance with its spread, and the exponential fits."""
+    found = probe.facts["decay"][axis]
+    distance, low = away(found, "low")
+    high = away(found, "high")[1]
+    axes.fill_between(distance, low, high, color=GREY, alpha=0.3, linewidth=0)
+    line = np.linspace(distance[0], distance[-1], 200)
     for name, (colour, marker) in LOOKS.items():
-        score, fit = probe.curve(name, axis), probe.facts["fits"][name][axis]
-        axes.plot(distance[away], score[away], linestyle="", marker=marker, color=colour, markersize=3.2)
-        line = np.linspace(1, distance[-1], 200)
-        text = f"{NAMES[name]}, R² {fit['r2']:.3f}"
-        axes.plot(line, np.exp(-fit["a"] * line + fit["b"]), color=colour, linewidth=1.0)
-        axes.plot(
-            [],
-            [],
-            color=colour,
-            marker=marker,
-            linewidth=1.0,
-            markersize=3.2,
-            label=text,
-        )
-    highest = max(float(probe.curve(name, axis)[away].max()) for name in LOOKS)
-    axes.set_ylim(0, 1.5 * highest)  # room for the legend
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter("{x:g}")
+        fit = probe.fit(name, axis)
+        axes.plot(distance, probe.curve(name, axis), linestyle="", marker=marker, color=colour, markersize=3.2)
+        text = f"{NAMES[name]}, no fit"
+        if "r2" in fit:
+            axes.plot(line, curve(fit, line), color=colour, linewidth=1.0)
+            text = f"{NAMES[name]}, R² {fit['r2']:.3f}"
+        axes.plot([], [], color=colour, marker=marker, linewidth=1.0, markersize=3.2, label=text)
+    axes.set_yscale("log")
+    highest = max(float(high.max()), *(float(probe.curve(name, axis).max()) for name in LOOKS))
+    # Single heads fall far below the mean; above there is room for the legend.
+    axes.set_ylim(float(probe.curve("mean", axis).min()) / 10, 40 * highest)
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlim(0, distance[-1] + 0.5)
-    axes.set_title("Temporal decay" if axis == "temporal" else "Spatial decay", fontsize=8)
-    axes.set_xlabel(label)
+    axes.set_title(f"{axis.capitalize()} decay\n({PUBLISHED})", fontsize=8)
+    axes.set_xlabel(UNITS[axis])
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y")
     axes.set_axisbelow(True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "published"
-TABLES = ("table1", "table2", "ablations", "figure2")
+TABLES = ("table1", "table2", "ablations", "figure2", "figure_f")
 
 
 @dataclass(frozen=True)

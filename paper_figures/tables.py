@@ -32,6 +32,7 @@ class Entry:
         status: ``passed``, ``reference``, ``no record``, or the record's.
         reason: why there is no number.
         notes: sentences that go below the table.
+        more: further numbers for the CSV file, by what is added to the column's name.
     """
 
     text: str = ""
@@ -40,6 +41,7 @@ class Entry:
     status: str = ""
     reason: str = ""
     notes: tuple[str, ...] = ()
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Group:
     Args:
         label: the method as the reader sees it.
         facts: what the CSV file says of it besides the numbers.
+        below: further lines of ours below the first, such as differences to another method; the CSV file has what the
+            first line's entries hold of them.
     """
 
     label: str
@@ -98,6 +102,12 @@ class Group:
     published: tuple[Line, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    below: tuple[Line, ...] = ()
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All lines, ours first."""
+        return self.ours, *self.below, *self.published
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ def footnotes(table: Table) -> dict[str, str]:
     marks: dict[str, str] = {}
     letters = _letters()
     for column in table.columns:
-        if column.note:
+        if column.note and column.note not in marks:
             marks[column.note] = DAGGER if column.key == UNTRAINED else next(letters)
     for block in table.blocks:
         for sentence in _sentences(block, table.columns):
@@ -160,7 +170,7 @@ def _letters() -> Iterator[str]:
 def _sentences(block: Block, columns: tuple[Column, ...]) -> Iterator[str]:
     for group in block.groups:
         yield from group.notes
-        for line in (group.ours, *group.published):
+        for line in group.lines:
             yield from line.notes
             for column in columns:
                 yield from line.entries.get(column.key, Entry()).notes
@@ -170,23 +180,33 @@ def _sentences(block: Block, columns: tuple[Column, ...]) -> Iterator[str]:
 
 
 def to_csv(table: Table) -> str:
-    """One line a method: our number, standard error, status and reason, then the published numbers as printed.
+    """One line a method: our number, standard error, status and reason, more of it, then the published as printed.
 
     Published columns are named ``<metric>_published_<model>``, with ``_tuned`` where a LoRA was trained; those in which
-    the paper has nothing for any method are left out.
+    the paper has nothing for any method are left out. A table without a line has one column, of what is said of it.
     """
     groups = [group for block in table.blocks for group in block.groups]
+    if not groups:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["remark"], *([remark] for remark in table.remarks)])
+        return text.getvalue()
     facts = list(dict.fromkeys(key for group in groups for key in group.facts))
     printed = list(
         dict.fromkeys(
             (key, line.tag) for group in groups for line in group.published for key, text in line.cells.items() if text
         )
     )
+    ours = [group.ours.entries for group in groups]
+    more = {
+        column.key: list(dict.fromkeys(name for line in ours for name in line.get(column.key, Entry()).more))
+        for column in table.columns
+    }
     keys = [column.key for column in table.columns] + [key for key, _ in printed]
     printed.sort(key=lambda pair: (keys.index(pair[0]), pair[1]))
     head = list(facts)
     for column in table.columns:
         head += [column.key, f"{column.key}_standard_error", f"{column.key}_status", f"{column.key}_reason"]
+        head += [f"{column.key}_{name}" for name in more[column.key]]
     head += [f"{key}_published_{tag}" for key, tag in printed]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -197,6 +217,7 @@ def to_csv(table: Table) -> str:
             entry = group.ours.entries.get(column.key, Entry())
             row += ["" if number is None else repr(number) for number in (entry.value, entry.error)]
             row += [entry.status, entry.reason]
+            row += [repr(entry.more[name]) if name in entry.more else "" for name in more[column.key]]
         published = {line.tag: line.cells for line in group.published}
         row += [published.get(tag, {}).get(key, "") for key, tag in printed]
         writer.writerow(row)
@@ -232,9 +253,9 @@ def _markdown_block(table: Table, block: Block, marks: Mapping[str, str]) -> lis
         head.append(f"{column.heading}{mark(column.note)}{unit}{arrows[column.direction]}")
     out = [row(head), "|---|---|" + "---:|" * len(columns)]
     for group in block.groups:
-        for line in (group.ours, *group.published):
-            ours = line is group.ours
-            first = f"**{group.label}**{mark(*group.notes)}" if ours else ""
+        for line in group.lines:
+            ours = line not in group.published
+            first = f"**{group.label}**{mark(*group.notes)}" if line is group.ours else ""
             source = line.source if ours else f"*{line.source}*"
             cells = []
             for column in columns:
@@ -255,6 +276,9 @@ _LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "≥": r"$\geq$",
+    "Δ": r"$\Delta$",
+    "‡": r"\ddag{}",
+    NO_BREAK: "~",
     "−": r"$-$",
     "–": "--",
     "†": r"\dag{}",
@@ -275,6 +299,8 @@ def to_latex(table: Table) -> str:
     marks = footnotes(table)
     needs = "Needs booktabs and graphicx; shrunk to the width of the text, so give it a landscape page."
     lines = [f"% {table.title}. {needs}"]
+    if not table.blocks:
+        lines += [latex(remark) for remark in table.remarks]
     for number, block in enumerate(table.blocks):
         lines += _latex_block(table, block, marks, number)
     return "\n".join(lines) + "\n"
@@ -302,9 +328,9 @@ def _latex_block(table: Table, block: Block, marks: Mapping[str, str], number: i
         lines.append(" & ".join(["", "", *units]) + r" \\")
     for group in block.groups:
         lines.append("\\midrule" if group is block.groups[0] else "\\addlinespace")
-        for line in (group.ours, *group.published):
-            ours = line is group.ours
-            cells = [latex(group.label) + mark(*group.notes) if ours else ""]
+        for line in group.lines:
+            ours = line not in group.published
+            cells = [latex(group.label) + mark(*group.notes) if line is group.ours else ""]
             cells.append((latex(line.source) if ours else f"\\textit{{{latex(line.source)}}}") + mark(*line.notes))
             for column in columns:
                 entry = line.entries.get(column.key, Entry())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmark.generate import generate
 from benchmark.inputs import write_inputs
 from benchmark.measure import measure
 from benchmark.records import describe_device, read_record, sha256_file, write_json
+from benchmark.testbed import shards
 from benchmark.tolerance import CONTROL, LEAST_PSNR, MARGIN, least_psnr
 
 DENSE = Cell(
@@ -30,7 +32,7 @@ DENSE = Cell(
 CELLS = (DENSE, replace(DENSE, method="spatial", budget=0.5), replace(DENSE, method="radial", budget=0.01))
 METRICS = ["psnr", "ssim", "vision_reward"]
 RESULTS = Path("results/trial")
-INPUTS = RESULTS / "inputs" / "testbed-nano" / "1x"
+INPUTS = RESULTS / "inputs" / "testbed-nano" / "1x" / "seed7"
 
 
 def record_path(method: str, kind: str) -> Path:
@@ -160,6 +162,49 @@ def test_weights_or_a_method_that_changed_since(remembered, what) -> None:
     edit(record_path("spatial", "generate"), lambda r: r["provenance"]["hashes"].update({what: "f" * 64}))
     line = the_line(share=1)
     assert ("testbed-nano.safetensors" if what == "weights" else "methods/spatial.py") in line and "f" * 12 in line
+
+
+@pytest.fixture
+def sharded(remembered, tmp_path, monkeypatch) -> Path:
+    """The records are about weights in shards; the index that stands for them."""
+    index, _ = shards.write({name: torch.ones(4) for name in "abc"}, tmp_path / "weights", "some", largest=20)
+    monkeypatch.setattr(verb, "weights_files", lambda model: [index])
+    for path in RESULTS.glob("records/**/generate.json"):
+        edit(path, lambda r: r["provenance"]["hashes"].update(weights=sha256_file(index)))
+    return index
+
+
+@pytest.mark.parametrize("harm", ["nothing", "shard", "gone", "index"])
+def test_every_shard_of_the_weights_is_hashed(sharded, harm) -> None:
+    shard = sorted(sharded.parent.glob("*.safetensors"))[1]
+    if harm == "nothing":
+        assert audit("trial", 0.01, 0).differences == []
+        return
+    if harm == "shard":
+        flip(shard, -1)
+    elif harm == "gone":
+        shard.unlink()
+    else:
+        sharded.write_text("{}")
+    named = sharded if harm == "index" else shard
+    assert the_line().startswith(f"file {named}: {'the file is missing' if harm == 'gone' else 'SHA-256 is '}")
+
+
+def test_the_judge_of_the_record_judges_again(remembered) -> None:
+    (RESULTS / "records.parquet").unlink()
+    settings = {"judge": "visionreward-video", "model": "", "download": True}
+    records = [read_record(record_path(method, "generate")) for method in ("dense", "spatial")]
+    write_json(record_path("spatial", "measure"), measure(*records, METRICS, {"vision_reward": settings}))
+    words = ["measure", "--vision-reward", json.dumps(settings), "--lpips-weights", "heads"]
+    edit(record_path("spatial", "measure"), lambda r: r["provenance"].update(command=shlex.join(words)))
+    assert audit("trial", 1, 0).differences == []
+    assert verb._settings(shlex.join(words)) == {
+        "lpips": {"weights": "heads", "download": False},
+        "vision_reward": settings | {"download": False},
+    }
+    edit(record_path("spatial", "measure"), lambda r: r["provenance"].update(command="measure --vision-reward [1]"))
+    lines = audit("trial", 1, 0).differences
+    assert len(lines) == 1 and "cannot be measured again: the command of the record" in lines[0]
 
 
 def test_an_edited_mean_is_found_without_measuring(remembered) -> None:

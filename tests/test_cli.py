@@ -33,7 +33,7 @@ def test_help_lists_every_verb_and_every_verb_is_a_module(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     for verb, line in VERBS.items():
-        assert f"  {verb:<12}{line}\n" in out
+        assert f"  {verb:<17}{line}\n" in out
         assert (ROOT / "benchmark" / f"{module_name(verb).replace('.', '/')}.py").is_file()
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from projects import small_project
 
-ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("Snakefile", "benchmark", "config", "envs", "methods", "metrics", "paper_figures", "profiles")
 TABLES = ("table1", "table2")
-KEPT = ("__init__", "dense", "radial")
 
 # Shorter clips than those of the model's own lengths, but at two lengths, for Table 2 shows the long ones.
 LENGTHS = [{"name": "1x", "frames": 8}, {"name": "2x", "frames": 12}]
@@ -25,18 +21,7 @@ LENGTHS = [{"name": "1x", "frames": 8}, {"name": "2x", "frames": 12}]
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A copy of the project with two methods and nothing that a run wrote."""
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(ROOT / part, tmp_path / part)
-    for path in (tmp_path / "methods").glob("*.py"):
-        if path.stem not in KEPT:
-            path.unlink()
-    smoke = yaml.safe_load((tmp_path / "config" / "smoke.yaml").read_text())
-    smoke |= {"methods": "all", "lengths": LENGTHS}
-    (tmp_path / "config" / "smoke.yaml").write_text(yaml.safe_dump(smoke))
-    return tmp_path
+    return small_project(tmp_path, ("dense", "radial"), lengths=LENGTHS)
 
 
 def snakemake(project: Path, *words: str) -> str:
@@ -95,3 +80,7 @@ def test_a_dropped_method_is_in_the_next_tables_and_no_other_job_runs_again(proj
         assert "Radial" in rows(project, table)
 
     assert "Nothing to be done" in snakemake(project, *TABLES)
+
+    # Weights are trained where someone asks for them, and by no other target.
+    said = snakemake(project, "-n", "results/smoke/training/judge.training.json")
+    assert jobs(said) == {"train_judge": 1}

@@ -124,7 +124,7 @@ def test_only_a_job_that_was_killed_is_made_again_and_only_by_a_run(project):
         assert not runs_jobs(words)
         assert remove_transient(project / "results" / "smoke", words) == []
     # The inputs are there: Snakemake finds nothing to do but what is cleared before.
-    status, said = snakemake(project, "results/smoke/inputs/testbed-nano/1x/prompts.json")
+    status, said = snakemake(project, "results/smoke/inputs/testbed-nano/1x/seed7/prompts.json")
     assert status == 0 and "Nothing to be done" in said
     assert {key for key, path in records.items() if not path.exists()} == marked
     assert "is made again; it said: error: the job ended by SIGKILL" in said

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from benchmark.probing.decay import decay_of
 from benchmark.records import make_record, write_json
 from paper_figures import figure3, figure5, style
 from paper_figures.__main__ import main
@@ -51,23 +52,21 @@ def operations():
 def write_attention(folder):
     """A head that stays in its frame and one that stays at its place."""
     distance = np.arange(8)
-    scores = np.exp(-np.outer([0.1, 0.9, 0.4, 0.3], distance)).reshape(2, 2, 8)
+    scores = np.exp(-np.outer([0.1, 0.9, 0.4, 0.3], distance)).reshape(1, 2, 2, 8)
     index = np.arange(8 * 6)
     frame, place = index // 6, index % 6
     arrays = {
-        "temporal_distance": distance,
-        "spatial_distance": distance,
         "temporal": scores,
-        "spatial": scores[::-1],
+        "spatial": scores[:, ::-1],
         "map_spatial": np.exp(-np.abs(frame[:, None] - frame[None])),
         "map_temporal": np.exp(-np.abs(place[:, None] - place[None])),
     }
     (folder / "attention").mkdir()
     np.savez(folder / "attention" / "testbed-nano.npz", **arrays)
-    fit = {"a": 0.4, "b": 0.0, "r2": 0.98}
-    fits = {name: {"temporal": fit, "spatial": fit} for name in ("mean", "spatial", "temporal")}
-    facts = {"heads": {"spatial": [0, 0], "temporal": [1, 1]}, "fits": fits, "layout": [8, 2, 3]}
-    write_json(folder / "attention" / "testbed-nano.json", facts | {"steps_recorded": [2, 6, 10, 14]})
+    decay = {axis: decay_of(distance, arrays[axis]) for axis in ("temporal", "spatial")}
+    facts = {"heads": {"spatial": [0, 0], "temporal": [1, 1]}, "decay": decay, "layout": [8, 2, 3]}
+    facts |= {"steps_recorded": [2, 6, 10, 14], "prompts": ["a red circle"]}
+    write_json(folder / "attention" / "testbed-nano.json", facts)
 
 
 @pytest.mark.filterwarnings("error")

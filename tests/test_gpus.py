@@ -97,6 +97,18 @@ def test_a_job_may_hold_several_gpus(two_gpus, monkeypatch):
         file.close()
 
 
+def test_jobs_whose_times_do_not_count_share_a_gpu_among_themselves(two_gpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    held = [gpus.claim(shared=True) for _ in range(2)]
+    assert gpus._lock("GPU-aa") is None
+    for files in held:
+        files[0].close()
+    alone = gpus.claim()
+    assert gpus._lock("GPU-aa", shared=True) is None
+    alone[0].close()
+
+
 def test_a_hold_of_another_user_counts(two_gpus, tmp_path, monkeypatch):
     """A file that may only be read, as another user's is, is locked and respected all the same."""
     path = tmp_path / "sparse-attention-benchmark-GPU-aa.lock"

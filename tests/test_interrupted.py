@@ -91,7 +91,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_pat
     again = tmp_path / "undisturbed"
     again.mkdir()
     monkeypatch.chdir(again)
-    write_inputs("testbed-nano", 4, 48, 48, 2, 7, Path("results/smoke/inputs/testbed-nano/1x"))
+    write_inputs("testbed-nano", 4, 48, 48, 2, 7, Path("results/smoke/inputs/testbed-nano/1x/seed7"))
     for path in record_files("smoke", project / "results"):
         command = read_record(path)["provenance"]["command"]
         assert main(command.removeprefix("python -m benchmark ").split()) == 0

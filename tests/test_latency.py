@@ -11,7 +11,7 @@ import yaml
 
 from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, clock, committed, parts, planning, settings, steps
+from benchmark.speed import assemble, clock, committed, outside_profile, parts, planning, settings, steps
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
 
@@ -33,6 +33,7 @@ TINY = {
                 "training": ["radial/paper"],
                 "training_whole": True,
                 "run": "radial/paper",
+                "profile": True,
                 "authors": {
                     "sta": {
                         "mixture": [
@@ -45,7 +46,7 @@ TINY = {
         },
     },
 }
-MEASURED = ["plan", "parts", "whole", "training", "run", "assemble"]
+MEASURED = ["plan", "parts", "profile", "whole", "training", "run", "assemble"]
 
 
 def command(folder, *words: str) -> int:
@@ -95,6 +96,34 @@ def test_the_fused_model_does_the_same(measured):
     held = record(measured, "outside")
     assert held["values"]["fused_error"] < held["details"]["fused_error_limit"]
     assert held["details"]["samples"] == {"pass": 5, "pass_unfused": 3}
+
+
+def test_a_profile_says_where_the_time_goes(measured):
+    held = record(measured, "profile")
+    values = held["values"]
+    seconds = {name: values[f"{name}_s"] for name in outside_profile.CLASSES}
+    assert seconds["products"] > 0 and seconds["rows"] > 0
+    assert values["idle_s"] == pytest.approx(max(values["pass_s"] - sum(seconds.values()), 0))
+    kernels = held["details"]["kernels"]
+    assert "aten::addmm" in {kernel["name"] for kernel in kernels}
+    assert [kernel["seconds"] for kernel in kernels] == sorted((kernel["seconds"] for kernel in kernels), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_gelubias_TNN", "products"),
+        ("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc", "products"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128", "cross_attention"),
+        ("triton_per_fused__to_copy_add_linear_gelu_mul_native_layer_norm_split_view_9", "rows"),
+        ("triton_red_fused__fused_rms_norm_cross_attention_split_view_4", "rows"),
+        ("_add_norm", "rows"),
+        ("void at::native::elementwise_kernel<128, 4, at::native::direct_copy>", "rows"),
+        ("Memset (Device)", "other"),
+    ],
+)
+def test_kernels_are_told_apart_by_their_names(name: str, kind: str):
+    assert outside_profile.by_class({name: (2.0, 1)}) == dict.fromkeys(outside_profile.CLASSES, 0.0) | {kind: 2.0}
 
 
 def test_a_job_goes_on_after_the_last_record(measured, capsys):

@@ -14,7 +14,7 @@ import twins
 
 from benchmark import registry
 from benchmark.layout import VideoLayout
-from benchmark.masks import BlockMask, band_mask, dense_mask, unit_mask
+from benchmark.masks import BlockMask, band_mask, dense_mask, unit_density, unit_mask
 from benchmark.windows import window_mask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,8 +115,12 @@ def test_masks_between_units_equal_a_loop_over_the_tokens() -> None:
         expected = twins.round_to_blocks(
             layout, block, lambda query, key, unit=unit, allowed=allowed: allowed[unit[query], unit[key]]
         )
-        found = unit_mask(layout, block, torch.tensor(unit), torch.from_numpy(allowed))
+        arguments = layout, block, torch.tensor(unit), torch.from_numpy(allowed)
+        found = unit_mask(*arguments)
         assert np.array_equal(found.blocks[0].numpy(), expected), (layout, block)
+        assert unit_density(*arguments) == found.density, (layout, block)
+        tiles = registry.get("sta", {"tile": "2x3x2", "window": "2x2x1"})
+        assert tiles.density(layout, block) == tiles.pattern(layout, block).mask.density, (layout, block)
 
 
 @pytest.mark.parametrize("rounding", ["released", "cover"])

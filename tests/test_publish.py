@@ -197,5 +197,50 @@ def test_large_files_are_refused(sharded, published, monkeypatch) -> None:
     monkeypatch.setattr(verb, "LARGEST_FILE", 1000)
     with pytest.raises(ValueError, match="a file may have 1000"):
         publish("testbed-base", sharded, "cpu", 5, 2)
-    with pytest.raises(ValueError, match="only testbeds are published here"):
+    with pytest.raises(ValueError, match="what is published here: testbed-nano, testbed-base, judge"):
         publish("mochi-1", sharded, "cpu", 5, 2)
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """What the verb train_judge would have written: the judge that is shipped."""
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    for name in ("judge.safetensors", "judge.training.json"):
+        shutil.copyfile(SHIPPED / name, folder / name)
+    return folder
+
+
+def test_the_verb_publishes_a_judge(judge, published, capsys) -> None:
+    folder, _ = published
+    assert main(["publish", "--model", "judge", "--from", str(judge)]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert sorted(path.name for path in folder.iterdir()) == ["judge.safetensors", "judge.training.json"]
+    for path in folder.iterdir():
+        assert path.read_bytes() == (judge / path.name).read_bytes()
+    assert entry["sha256"] == sha256_file(folder / entry["file"]) and min(entry["preferred"].values()) >= 0.95
+    assert main(["publish", "--model", "judge", "--from", str(folder)]) == 0, "in place"
+
+
+def worse(record: dict) -> None:
+    record["evaluation"]["preferred"]["not_trained"] = 0.94
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (worse, "at least 0.95 is needed"),
+        (lambda record: record.update(sha256="0" * 64), "the training record says"),
+    ],
+)
+def test_a_judge_that_is_not_fit_is_refused(judge, published, capsys, change, words) -> None:
+    path = judge / "judge.training.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    assert main(["publish", "--model", "judge", "--from", str(judge)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and not published[0].exists()
+    path.unlink()
+    assert main(["publish", "--model", "judge", "--from", str(judge)]) == 2
+    assert "python -m benchmark train_judge" in capsys.readouterr().err

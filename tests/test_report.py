@@ -21,12 +21,13 @@ import timed
 from PIL import Image
 
 from benchmark.records import make_record, write_json
+from paper_figures import intervals, testbed
 from paper_figures.experiment import Experiment
-from paper_figures.report import charts, facts
+from paper_figures.report import charts, facts, papers, quality
 from paper_figures.report.__main__ import main
 from paper_figures.report.held import ALPHABET, encoded
 from paper_figures.report.page import build
-from paper_figures.report.sheets import COLUMNS, fitted, sheet_of
+from paper_figures.report.sheets import COLUMNS, fitted, rounded, sheet_of
 from paper_figures.strips import read
 
 METHODS = ("dense", "sta", "svg", "radial", "random", "brand_new")
@@ -297,6 +298,140 @@ def small(tmp_path_factory) -> Path:
     return folder
 
 
+def page_of(small: Path, out: Path, **words) -> Path:
+    return build(Experiment(small, small / "records.parquet"), out, **words)[0]
+
+
+def told_sums(page: Page) -> dict[str, int]:
+    return {f"{name}/{clip['name']}": clip["sum"]
+            for name, cell in page.data["cells"].items() for clip in cell["clips"] if "sum" in clip}  # fmt: skip
+
+
+def frames_inside(page: Page, path: str, clip: dict) -> np.ndarray:
+    """The frames of a clip inside a page, as its script adds them up."""
+    file = page.data["files"][path]
+    signs = base64.b85encode(b"".join(n.to_bytes(4, "big") for n in range(85))).decode()[4::5]  # Python's, by value
+    text = page.find("script", id=file["id"])[0]["text"].translate(str.maketrans(ALPHABET, signs))
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b85decode(text))).convert("RGB"))
+    height, width = clip["height"], clip["width"]
+    rows = [sheet[row : row + height, column : column + width]
+            for row in range(0, len(sheet), height) for column in range(0, sheet.shape[1], width)]  # fmt: skip
+    return np.cumsum(np.stack(rows[: clip["frames"]]).astype(np.int64), axis=0) % 256
+
+
+def test_clips_are_rounded_where_the_page_would_be_too_large(small):
+    exact = Page(page_of(small, small / "exact"))
+    size = exact.path.stat().st_size
+    less = Page(page_of(small, small / "less", largest=size - 1))
+    assert "without loss" in exact.find("section", id="clips")[0]["text"]
+    assert "rounded to multiples of 3 of 255" in less.find("section", id="clips")[0]["text"]
+    assert less.path.stat().st_size < size and less.data["files"].keys() == exact.data["files"].keys()
+    name = "testbed-nano/1x/dense/untuned"
+    for n, clip in enumerate(less.data["cells"][name]["clips"]):
+        path = f"{name}/{clip['name']}"
+        was, now = (frames_inside(page, path, page.data["cells"][name]["clips"][n]) for page in (exact, less))
+        assert np.abs(was - now).max() == 1 and not (now % 3).any()
+        assert (was.sum(), now.sum()) == (told_sums(exact)[path], told_sums(less)[path])
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_rounded_colours_keep_black_and_white(step):
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(3, axis=3)
+    found = rounded(frames, step)
+    assert found.dtype == np.uint8 and (found[0, 0, 0, 0], found[0, 0, 255, 0]) == (0, 255)
+    assert np.abs(found.astype(int) - frames).max() == step // 2
+
+
+VARIANTS = {"b50": {"for": ["table1"], "label": "half of the pairs"}}
+TRAINED = ("radial", "svg", "pa", "sta", "random")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> testbed.Testbed:
+    """Committed records of a trained testbed, of one variant, and clips of two of them."""
+    folder = tmp_path_factory.mktemp("reference") / "testbed"
+    paths, listed = [], {}
+    for of in [synthetic.cell("dense"), *(synthetic.cell(method, variant="b50") for method in TRAINED)]:
+        for kind, make in (("generate", synthetic.generate_record), ("measure", synthetic.measure_record)):
+            paths.append(synthetic.path_of(folder, of, kind))
+            write_json(paths[-1], make(of))
+    for n, method in enumerate(("radial", "svg")):
+        name = f"testbed-nano/1x/{method}/b50/000.mp4"
+        (folder / "clips" / name).parent.mkdir(parents=True)
+        (folder / "clips" / name).write_bytes(bytes(1000 + n))
+        listed[name] = {"prompt": "a <b>red</b> circle", "seed": 7, "sha256": "0"}
+    write_json(folder / "clips" / "clips.json", listed)
+    table = synthetic.collected(folder, paths)
+    return testbed.Testbed(Experiment(folder, table), {"models": ["testbed-nano"], "variants": VARIANTS})
+
+
+@pytest.fixture(scope="module")
+def measured(small, trained) -> Page:
+    """A page with what was measured on the trained testbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "RESAMPLES", 199)
+        return Page(page_of(small, small / "measured", testbed=trained))
+
+
+def test_a_testbed_that_nobody_measured_is_one_line(small, tmp_path):
+    nothing = testbed.Testbed(
+        Experiment(tmp_path, tmp_path / "none.parquet"), {"models": ["testbed-base"], "variants": {}}
+    )
+    page = Page(page_of(small, tmp_path / "report", testbed=nothing))
+    section = page.find("section", id="quality")[0]["text"].split("\n")
+    assert [line for line in section if line.strip()] == [
+        "Quality on testbed-base", "Not measured yet: no record of testbed-base is at hand.",
+    ]  # fmt: skip
+    assert not page.find("section", **{"class": "measured"}) and not page.find("video")
+
+
+def test_the_quality_tables_are_on_the_page(measured, trained):
+    assert [section["id"] for section in measured.find("section", **{"class": "measured"})] == ["table1_testbed"]
+    table = measured.find("section", id="table1_testbed")[0]["text"]
+    assert "The ranking of the paper's Table 1 (radial and svg ahead of pa and sta" in table
+    assert "Δ to radial" in table and "paper, HunyuanVideo 117f, other model" in table
+    words = measured.find("section", id="quality")[0]["text"]
+    assert "Not measured yet: Table 2, quality. Longer clips of the trained testbed; Ablation A." in words
+    shown = {b["text"].partition("\N{NO-BREAK SPACE}")[0]
+             for b in measured.find("button", data_cell="testbed/testbed-nano/1x/svg/b50")
+             if b.get("data-metric") == "table1_testbed.psnr"}  # fmt: skip
+    row = next(cell for cell in trained.cells("table1") if cell.method == "svg").find("psnr")
+    assert shown == {f"{row['value']:.2f}"}
+    ids = [element["id"] for element in measured.elements if element.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_an_experiment_of_variants_holds_no_setting_against_another(trained, tmp_path):
+    page = Page(build(trained.experiment, tmp_path / "report")[0])
+    assert "This experiment has variants" in page.find("section", id="overview")[0]["text"]
+    shown = {element.get("id") for element in page.find("section")}
+    assert not shown & {"controls", "teaser", "table1", "table2", "quality"}
+    assert not page.find("aside") and not page.find("figure", **{"class": "plot"})
+    names = {body["data-cell"] for body in page.find("tbody") if body.get("data-cell")}
+    assert names == {f"testbed-nano/1x/{method}/b50" for method in TRAINED} | {"testbed-nano/1x/dense/untuned"}
+    assert "Radial, b50" in page.find("table", id="methods")[0]["text"]
+
+
+def test_clips_of_the_testbed_are_inside_the_page(measured, small, trained, monkeypatch):
+    films = measured.find("video")
+    assert [film["data-file"] for film in films] == [
+        f"clips/testbed-nano/1x/{m}/b50/000.mp4" for m in ("radial", "svg")
+    ]
+    file = measured.data["files"][films[0]["data-file"]]
+    assert (file["type"], file["gzipped"]) == ("video/mp4", False)
+    assert "a <b>red</b> circle" in measured.find("section", id="quality")[0]["text"]
+    monkeypatch.setattr(quality, "ROOM", 1500)
+    printed = papers.Printed()
+    found = quality.gather(trained, Path("config/testbed.yaml"), Experiment(small, small / "records.parquet"), printed)
+    assert (len(found.clips), found.left_out) == (1, 1)
+    index = trained.experiment.folder / "clips" / "clips.json"
+    kept = index.read_text()
+    index.write_text("[]")
+    with pytest.raises(ValueError, match="no index of clips"):
+        quality.gather(trained, Path("config/testbed.yaml"), Experiment(small, small / "records.parquet"), printed)
+    index.write_text(kept)
+
+
 @pytest.fixture(scope="module")
 def beside(small) -> Path:
     """Its page, as if its clips were too large to be inside."""
@@ -461,9 +596,14 @@ TIMED = """[...document.querySelectorAll('section.timed .block:not([hidden])')]
 
 
 def test_speed_tables_have_ours_the_papers_and_the_verdict_and_filters_of_their_own(seen, folder):
-    assert set(seen.run(TIMED)) == {"table1_speed table1", "table2_speed 2x", "table2_speed 4x", "table_kernels "}
+    assert set(seen.run(TIMED)) == {
+        "table1_speed table1", "table2_speed 2x", "table2_speed 4x", "table_kernels ", "table_outside table1",
+    }  # fmt: skip
     choose(seen, "#speed-shape", "4x")
-    assert seen.run(TIMED) == ["table2_speed 4x"]
+    assert seen.run(TIMED) == ["table2_speed 4x", "table_outside table1"]
+    shown = "[...document.querySelectorAll('#table_outside tbody:not([hidden]) th')].map((each) => each.innerText)"
+    (label,) = seen.run(shown)
+    assert label.startswith("509 frames of 720x1280")
     assert "speed-shape=4x" in seen.run("location.hash")
     choose(seen, "#speed-shape", "")
     choose(seen, "#length", "2x")  # of the clips, and of them alone
@@ -639,7 +779,7 @@ def test_a_published_number_leads_to_its_place_in_the_paper_and_to_ours(seen):
 
 
 def test_every_number_on_the_page_has_its_dialog(seen):
-    seen.wait("document.body.dataset.speed === 'ready'")
+    seen.wait("document.body.dataset.records === 'ready'")
     wrong = """[...document.querySelectorAll('.number, .point')].filter((each) => {
         each.dispatchEvent(new MouseEvent('click', {bubbles: true}));
         const dialog = document.querySelector('#details');
@@ -649,6 +789,28 @@ def test_every_number_on_the_page_has_its_dialog(seen):
         return !fine;
     }).map((each) => each.outerHTML.slice(0, 100))"""
     assert seen.run(wrong) == []
+
+
+def test_a_number_of_the_testbed_leads_to_its_record(seen, measured):
+    seen.open(measured.path)
+    seen.wait("document.body.dataset.records === 'ready'")
+    cell = "#table1_testbed [data-cell='testbed/testbed-nano/1x/radial/b50'][data-metric='table1_testbed.psnr']"
+    seen.run(f'document.querySelector("{cell}").click()')
+    text = seen.run("document.querySelector('#details[open]').innerText")
+    for words in ("Radial, half of the pairs, testbed-nano at 1x", "PSNR (Table 1, quality): ", "HunyuanVideo 27.3",
+                  "Command that made it (measure)", "All numbers of this cell"):  # fmt: skip
+        assert words in text, text
+    assert seen.run("document.querySelectorAll('#details .save').length") == 0  # only a part of the file is here
+    seen.run("document.querySelectorAll('#details .record').forEach((each) => { each.open = true; })")
+    text = seen.run("document.querySelector('#details').innerText")
+    assert "without what it says of single clips" in text and '"clips": "3 clips"' in text
+    methods = (
+        """[...document.querySelectorAll('#table1_testbed tbody:not([hidden])')].map((row) => row.dataset.method)"""
+    )
+    assert seen.run(methods) == ["dense", *TRAINED[3:4], *TRAINED[2:3], "svg", "radial", "random"]
+    seen.run("document.querySelector('#details').close()")
+    seen.run("document.querySelector('input[name=method][value=svg]').click()")
+    assert "svg" not in seen.run(methods) and "sta" in seen.run(methods)  # sta drew no clips here: it has no box
 
 
 def test_every_control_is_reached_by_the_keyboard(seen):

@@ -144,7 +144,7 @@ def test_the_whole_of_it_is_planned_without_a_gpu():
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", done.stdout, flags=re.MULTILINE)}
     assert jobs["speed_plan"] == jobs["speed_assemble"] == len(STAGES)
-    parts = sum(1 + s.ends + bool(s.whole) + bool(s.training) + bool(s.run) for s in STAGES.values())
+    parts = sum(1 + s.ends + s.profile + bool(s.whole) + bool(s.training) + bool(s.run) for s in STAGES.values())
     assert jobs["speed_measure"] == parts
 
 

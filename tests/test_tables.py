@@ -130,7 +130,7 @@ def test_statuses_stand_where_numbers_do_not(run):
     ours = lines_of(run / "table1.md", "SVG")[0]
     assert ours[column(run / "table1.md", "Vision reward ↑")].startswith("unsupported<sup>")
     two = next(row for row in csv_rows(run / "table2.csv") if (row["method"], row["length"]) == ("svg", "2x"))
-    assert two["training_h_status"] == "no record"
+    assert two["training_h_status"] == "unsupported" and "testbed" in two["training_h_reason"]
     assert two["subject_consistency_status"] == two["imaging_quality_status"] == "unsupported"
 
 
@@ -253,7 +253,10 @@ def test_tuned_cells_get_rows_and_the_published_ones_of_their_own(tmp_path):
     for kind, record in (
         ("generate", synthetic.generate_record(of)),
         ("measure", synthetic.measure_record(of)),
-        ("tune", make_record("tune", of, "passed", {"training_h": 1.25}, device=synthetic.DEVICE)),
+        (
+            "tune",
+            make_record("tune", of, "passed", {"tuning_s": 4500.0}, units={"tuning_s": "s"}, device=synthetic.DEVICE),
+        ),
     ):
         paths.append(synthetic.path_of(tmp_path, of, kind))
         write_json(paths[-1], record)
@@ -264,6 +267,9 @@ def test_tuned_cells_get_rows_and_the_published_ones_of_their_own(tmp_path):
     ]  # fmt: skip
     untuned, tuned = rows[:2]
     assert float(tuned["training_h"]) == 1.25 and tuned["psnr_status"] == "passed"
+    assert (untuned["training_h"], untuned["training_h_status"]) == ("", "unsupported")
+    assert lines_of(tmp_path / "table2.md", "Full (dense)")[0][1] == "this run, tuned"
+    assert "Wall time of the tuning's steps" in (tmp_path / "table2.md").read_text()
     assert tuned["vision_reward_published_HunyuanVideo_tuned"] == "0.124"
     assert tuned["vision_reward_published_HunyuanVideo"] == ""
     assert untuned["vision_reward_published_HunyuanVideo"] == "0.122"
@@ -322,5 +328,7 @@ def test_what_is_missing_is_one_line_and_exit_status_2(tmp_path, capsys):
 
 
 def test_targets_are_the_files():
-    figures = [*(f"figure{number}" for number in range(2, 8)), "figure_scaling", "figure_speedup"]
-    assert targets() == [*figures, "table1", "table1_speed", "table2", "table2_speed", "table_kernels"]
+    ablations = [f"ablation_{letter}" for letter in "abcd"]
+    figures = [*(f"figure{number}" for number in range(2, 9)), "figure_scaling", "figure_speedup", "figure_style"]
+    tables = [f"table{number}{kind}" for number in (1, 2) for kind in ("", "_speed", "_testbed")]
+    assert targets() == [*ablations, *figures, *tables, "table_error", "table_kernels", "table_outside"]

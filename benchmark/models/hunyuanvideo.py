@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmark.attention import AttentionRouter
-from benchmark.models.rotary import changed_frequencies
-from benchmark.models.routed import RoutedAttention, connect
+from benchmark.models.routed import RoutedAttention, connect_with_positions
 from benchmark.models.spec import ModelSpec, Shape
 
 SPEC = ModelSpec(
@@ -114,12 +113,7 @@ def install(transformer: torch.nn.Module, router: AttentionRouter, repetition: f
     Raises:
         ValueError: the method refuses the model's temporal positions.
     """
-    changed_frequencies(temporal_frequencies(transformer.rope), router.method, router.layout, repetition)
-    link = connect(transformer, router, transformer.config.num_attention_heads, repetition)
-
-    def tables(rope: torch.nn.Module, args: tuple, output: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-        output = link.positions(output, temporal_frequencies(rope), token_dim=0)
-        return half_tables(output) if link.halved else output
+    link = connect_with_positions(transformer, router, repetition, temporal_frequencies, half_tables, token_dim=0)
 
     def permute(embedder: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         # diffusers hands a transposed view to the first block, which compiled code would have to treat apart.
@@ -129,9 +123,7 @@ def install(transformer: torch.nn.Module, router: AttentionRouter, repetition: f
         transformer.register_forward_pre_hook(
             lambda module, args, kwargs: link.read_text("encoder_attention_mask", 3, args, kwargs), with_kwargs=True
         ),
-        transformer.rope.register_forward_hook(tables),
         transformer.x_embedder.register_forward_hook(permute),
-        transformer.norm_out.register_forward_pre_hook(link.permute_back),
     )
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     for layer, block in enumerate(blocks):

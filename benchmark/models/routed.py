@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 
 import torch
 
@@ -20,6 +21,8 @@ from benchmark.models.rotary import Rotation, changed_frequencies, with_temporal
 # The one way from a tensor back to an object: nothing is kept alive by it, and a number is never used twice.
 _LINKS: weakref.WeakValueDictionary[int, Link] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
+
+Tables = tuple[torch.Tensor, torch.Tensor]  # cosines and sines
 
 
 class Link:
@@ -130,6 +133,42 @@ def connect(transformer: torch.nn.Module, router: AttentionRouter, heads: int, r
     router.hoisted = device.type != "meta" and router.hoisted_order(heads, device) is not None
     transformer.attention_link = Link(router, heads, repetition)
     return transformer.attention_link
+
+
+def connect_with_positions(
+    transformer: torch.nn.Module,
+    router: AttentionRouter,
+    repetition: float | None,
+    frequencies: Callable[[torch.nn.Module], torch.Tensor],
+    half_tables: Callable[[Tables], Tables],
+    token_dim: int,
+) -> Link:
+    """``connect`` for a transformer whose module ``rope`` makes one pair of rotary tables for all blocks, and whose
+    blocks end before ``norm_out``: its temporal positions are the method's, its tokens in the order of the blocks.
+
+    What permutes the tokens before the first block is left to the model.
+
+    Args:
+        repetition: the period in latent frames at which the model was seen to repeat itself, if anyone looked.
+        frequencies: the model's temporal frequencies, of its module ``rope``.
+        half_tables: the tables of ``rope`` as (tokens, 1, half of the head size) each.
+        token_dim: dimension of the tokens in the tables of ``rope``.
+
+    Raises:
+        ValueError: the method refuses the model's temporal positions.
+    """
+    changed_frequencies(frequencies(transformer.rope), router.method, router.layout, repetition)
+    link = connect(transformer, router, transformer.config.num_attention_heads, repetition)
+
+    def tables(rope: torch.nn.Module, args: tuple, output: Tables) -> Tables:
+        output = link.positions(output, frequencies(rope), token_dim)
+        return half_tables(output) if link.halved else output
+
+    link.hold(
+        transformer.rope.register_forward_hook(tables),
+        transformer.norm_out.register_forward_pre_hook(link.permute_back),
+    )
+    return link
 
 
 class RoutedAttention:

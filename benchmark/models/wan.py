@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmark.attention import AttentionRouter
-from benchmark.models.rotary import changed_frequencies
-from benchmark.models.routed import RoutedAttention, connect
+from benchmark.models.routed import RoutedAttention, connect_with_positions
 from benchmark.models.spec import ModelSpec, Shape
 
 SPEC = ModelSpec(
@@ -94,21 +93,12 @@ def install(transformer: torch.nn.Module, router: AttentionRouter, repetition: f
     Raises:
         ValueError: the method refuses the model's temporal positions.
     """
-    changed_frequencies(temporal_frequencies(transformer.rope), router.method, router.layout, repetition)
-    link = connect(transformer, router, transformer.config.num_attention_heads, repetition)
-
-    def tables(rope: torch.nn.Module, args: tuple, output: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-        output = link.positions(output, temporal_frequencies(rope), token_dim=1)
-        return half_tables(output) if link.halved else output
+    link = connect_with_positions(transformer, router, repetition, temporal_frequencies, half_tables, token_dim=1)
 
     def permute(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         return link.permute(output.flatten(2), token_dim=2).view(output.shape)
 
-    link.hold(
-        transformer.rope.register_forward_hook(tables),
-        transformer.patch_embedding.register_forward_hook(permute),
-        transformer.norm_out.register_forward_pre_hook(link.permute_back),
-    )
+    link.hold(transformer.patch_embedding.register_forward_hook(permute))
     for layer, block in enumerate(transformer.blocks):
         block.attn1.set_processor(WanSelfAttention(layer, link))
 

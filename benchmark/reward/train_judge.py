@@ -418,8 +418,10 @@ def publish(source: Path, folder: Path = WEIGHTS_FOLDER) -> dict[str, Any]:
             f"publish: {source}: the cleaner clip is preferred in {preferred} of the pairs; at least {LEAST_PREFERRED} "
             "is needed"
         )
+    folder.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS_FILE, RECORD_FILE):
-        shutil.copyfile(source / name, folder / name)
+        if source.resolve() != folder.resolve():
+            shutil.copyfile(source / name, folder / name)
     return {"file": WEIGHTS_FILE, "sha256": record["sha256"], "bytes": record["bytes"], "preferred": preferred}
 
 

@@ -1,4 +1,5 @@
-# What figures need besides clips: the operations of the paper's models, and the attention maps of the testbed.
+# What figures and tables need besides clips: the operations of the paper's models, the attention maps of the testbed,
+# and the error of each mask's attention output.
 
 
 rule operations:
@@ -21,9 +22,9 @@ rule operations:
 
 rule probe:
     input:
-        # The clip of the first prompt at the experiment's first length.
-        prompts=f"{RESULTS}/inputs/{{model}}/{LENGTHS[0]}/prompts.json",
-        noise=f"{RESULTS}/inputs/{{model}}/{LENGTHS[0]}/noise.safetensors",
+        # The first prompts at the experiment's first length.
+        prompts=f"{RESULTS}/inputs/{{model}}/{LENGTHS[0]}/seed{SEED}/prompts.json",
+        noise=f"{RESULTS}/inputs/{{model}}/{LENGTHS[0]}/seed{SEED}/noise.safetensors",
         weights=lambda wildcards: experiments.weights_files(wildcards.model),
     output:
         maps=f"{RESULTS}/attention/{{model}}.npz",
@@ -36,9 +37,37 @@ rule probe:
         ENVIRONMENT
     threads: 1
     resources:
+        gpu=min(len(GPUS), 1),
         mem_mb=4000,
     params:
         inputs=lambda wildcards, input: Path(input.prompts).parent,
+        prompts=max(CONFIG["prompts"]["count"] // 8, 1),
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmark probe --model {wildcards.model} --inputs {params.inputs} "
-        "--out {output.maps} > {log} 2>&1"
+        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu probe --model {wildcards.model} "
+        "--inputs {params.inputs} --prompts {params.prompts} --out {output.maps} > {log} 2>&1"
+
+
+rule output_error:
+    input:
+        prompts=rules.probe.input.prompts,
+        noise=rules.probe.input.noise,
+        methods=[f"methods/{name}.py" for name in CONFIG["methods"]],
+        weights=lambda wildcards: experiments.weights_files(wildcards.model),
+    output:
+        record=f"{RESULTS}/output_error/{{model}}.json",
+    log:
+        f"{LOGS}/output_error/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/output_error/{{model}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=min(len(GPUS), 1),
+        mem_mb=4000,
+    params:
+        inputs=lambda wildcards, input: Path(input.prompts).parent,
+        passes=output_error_options(),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu output_error --model {wildcards.model} "
+        "--inputs {params.inputs} {params.passes} --record {output.record} > {log} 2>&1"

@@ -1,8 +1,10 @@
 # The checked configuration, and the names that the rules share. Nothing here is a rule.
 
+import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -40,6 +42,14 @@ TABLES = f"{RESULTS}/tables"
 FIGURES = f"{RESULTS}/figures"
 ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
 LENGTHS = [length["name"] for length in CONFIG["lengths"]]
+SEED = CONFIG["prompts"]["seed"]
+# The records of the quality experiments that are committed, made on a GPU.
+COMMITTED = "results/reference/testbed"
+
+# Jobs that draw clips share a GPU where the configuration says so; all others that need one have it for themselves.
+SHARED = bool(GPUS) and CONFIG["gpu_jobs"] > 1
+if SHARED:
+    workflow.register_resource("drawing", CONFIG["gpu_jobs"] * len(GPUS))
 
 # A run may be killed at any moment: its jobs then end with it, and the next run needs no unlocking. Each rule's shell
 # command has to be a single one for that.
@@ -58,7 +68,8 @@ wildcard_constraints:
     model="|".join(CONFIG["models"]),
     length="|".join(LENGTHS),
     method="|".join(CONFIG["methods"]),
-    tuning="untuned|tuned",
+    tuning="|".join(sorted({re.escape(cell.path.name) for cell in CELLS.values()})),
+    seed="|".join(sorted({str(cell.seed) for cell in CELLS.values()})),
 
 
 def cell_of(wildcards):
@@ -67,18 +78,40 @@ def cell_of(wildcards):
 
 
 def records(kind):
-    """The records of one kind of all cells, or, of tunings, of those that are tuned."""
-    return [f"{RESULTS}/records/{path}/{kind}.json" for path, cell in CELLS.items() if cell.tuned or kind != "tune"]
+    """The records of one kind of all cells, or, of tunings, of those that are tuned for themselves."""
+    wanted = [path for path, cell in CELLS.items() if kind != "tune" or cell.tuned and not cell.merged]
+    return [f"{RESULTS}/records/{path}/{kind}.json" for path in wanted]
 
 
-def tuning_record(wildcards):
-    """The record of a cell's tuning, where it is tuned."""
-    return [f"{RESULTS}/records/{cell_of(wildcards).path.as_posix()}/tune.json"] if wildcards.tuning == "tuned" else []
+def committed(folder):
+    """SHA-256 of the committed records in a folder: hundreds of files, which as inputs would fill the log of a job."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*.json")):
+        digest.update(path.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def inputs_of(name):
+    """A function that gives a file of a cell's inputs."""
+    return lambda wildcards: f"{RESULTS}/inputs/{cell_of(wildcards).inputs.as_posix()}/{name}"
+
+
+def reference_record(wildcards):
+    """The record of the dense clips that a cell's clips are compared with."""
+    reference = experiments.reference_of(cell_of(wildcards), CELLS.values())
+    return f"{RESULTS}/records/{reference.path.as_posix()}/generate.json"
+
+
+def tuning_records(wildcards):
+    """The record of a cell's tuning, where it is tuned, or of all whose adapters it merges."""
+    cell = cell_of(wildcards)
+    own = f"{RESULTS}/records/{cell.path.as_posix()}/tune.json"
+    return cell.merged or [own] * cell.tuned
 
 
 def tuning_of(wildcards):
     """The tuned cell of a job's wildcards, as its tuning sees it: nothing of how clips are drawn with the adapter."""
-    return places.of_tuning(CELLS[f"{wildcards.model}/{wildcards.length}/{wildcards.method}/tuned"])
+    return places.of_tuning(cell_of(wildcards))
 
 
 def shipped_adapter(wildcards):
@@ -88,8 +121,9 @@ def shipped_adapter(wildcards):
 
 
 def clip_shape(wildcards):
-    """The options that state the clips that all methods of a model and length draw."""
-    cell = next(cell for cell in CELLS.values() if (cell.model, cell.length) == (wildcards.model, wildcards.length))
+    """The options that state the clips that all methods of a model and length draw with a seed."""
+    where = f"{wildcards.model}/{wildcards.length}/seed{wildcards.seed}"
+    cell = next(cell for cell in CELLS.values() if cell.inputs.as_posix() == where)
     return (
         f"--experiment {cell.experiment} --model {cell.model} --length {cell.length} --frames {cell.frames} "
         f"--height {cell.height} --width {cell.width} --clips {cell.clips} --seed {cell.seed}"
@@ -108,14 +142,33 @@ def lpips_options():
     return " ".join([f"--lpips-weights {weights}"] * bool(weights) + ["--lpips-download"] * bool(download))
 
 
-# What each table and figure reads besides its own source; paper.smk adds those of speed.
+def output_error_options():
+    """The options that state the masks whose output error is taken, and the dense passes that it is taken in."""
+    count, steps = CONFIG["prompts"]["count"], CONFIG["schedule"]["steps"]
+    dense_steps = min(CONFIG["schedule"]["dense_steps"], steps - 1)
+    words = [f"--experiment {CONFIG['experiment']} --length {LENGTHS[0]} --block {CONFIG['block']}"]
+    words.append(f"--steps {steps} --dense-steps {dense_steps}")
+    words.append(f"--record-steps {min(max((steps - dense_steps) // 4, 1), 4)}")
+    words.append(f"--prompts {min(count, max(count // 4, 3))}")
+    words += [f"--budget {CONFIG['budget']}"] * (CONFIG["budget"] is not None)
+    words.append(f"--methods {','.join(CONFIG['methods'])}")
+    words += [
+        shlex.quote(f"--set={method}.{knob}={value}")
+        for method in CONFIG["methods"]
+        for knob, value in CONFIG["knobs"].get(method, {}).items()
+    ]
+    return " ".join(words)
+
+
+# What each table and figure reads besides its own source; paper_common.smk adds those of speed and of the testbed's variants.
 SOURCES = {
-    "table1": [f"{RESULTS}/records.parquet"],
-    "table2": [f"{RESULTS}/records.parquet"],
     "figure2": [f"{RESULTS}/operations.json"],
     "figure3": [],
     "figure4": [f"{RESULTS}/attention/{model}.npz" for model in CONFIG["models"]],
     "figure5": [],
-    "figure6": [f"{RESULTS}/records.parquet"],
-    "figure7": [f"{RESULTS}/records.parquet"],
+    "table_error": [f"{RESULTS}/output_error/{model}.json" for model in CONFIG["models"]],
 }
+# These show an experiment's methods side by side, all in one setting.
+if "variants" not in CONFIG:
+    for name in ("table1", "table2", "figure6", "figure7"):
+        SOURCES[name] = [f"{RESULTS}/records.parquet"]

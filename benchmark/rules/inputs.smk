@@ -1,14 +1,14 @@
-# What all methods of a model and length share: the prompts, and the noise that every clip starts from.
+# What all methods of a model and length share: the prompts of a seed, and the noise that every clip starts from.
 
 
 rule inputs:
     output:
-        prompts=f"{RESULTS}/inputs/{{model}}/{{length}}/prompts.json",
-        noise=f"{RESULTS}/inputs/{{model}}/{{length}}/noise.safetensors",
+        prompts=f"{RESULTS}/inputs/{{model}}/{{length}}/seed{{seed}}/prompts.json",
+        noise=f"{RESULTS}/inputs/{{model}}/{{length}}/seed{{seed}}/noise.safetensors",
     log:
-        f"{LOGS}/inputs/{{model}}-{{length}}.log",
+        f"{LOGS}/inputs/{{model}}-{{length}}-seed{{seed}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/inputs/{{model}}-{{length}}.tsv"
+        f"{RESULTS}/benchmarks/inputs/{{model}}-{{length}}-seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
     threads: 1

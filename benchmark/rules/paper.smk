@@ -1,31 +1,5 @@
 # The tables and figures of the paper, each from its file in paper_figures/, and a target of its own for each. Those of
-# speed are of this experiment's own records where it times anything, else of the records that are committed.
-
-import hashlib
-import os
-import re
-from pathlib import Path
-
-# What all tables and figures are made with.
-PAPER = [
-    path.as_posix()
-    for path in (*sorted(Path("paper_figures").glob("*.py")), *sorted(Path("paper_figures/published").glob("*.csv")))
-    if not re.fullmatch(r"(table|figure)(\d+(_speed)?|_[a-z]+)\.py", path.name)
-]
-SPEED_HELD = hashlib.sha256()
-if "speed" in config:
-    TABLES, FIGURES = f"{RESULTS}/tables", f"{RESULTS}/figures"
-    SPEED, SPEED_CONFIG = RESULTS, os.path.relpath(workflow.configfiles[0])
-    SPEED_RECORDS = [*rules.speed.input]
-    SOURCES = {"figure2": [f"{RESULTS}/operations.json"]}
-else:
-    SPEED, SPEED_CONFIG = "results/reference/h100", "config/h100.yaml"
-    SPEED_RECORDS = []
-    # Hundreds of files, which as inputs would fill the log of each job; what they hold is a parameter instead.
-    for path in sorted(Path(SPEED).rglob("*.json")):
-        SPEED_HELD.update(path.as_posix().encode() + path.read_bytes())
-for name in ("table1_speed", "table2_speed", "table_kernels", "figure2", "figure_speedup", "figure_scaling"):
-    SOURCES[name] = [*SOURCES.get(name, []), SPEED_CONFIG, "paper_figures/table2_speed.py", *SPEED_RECORDS]
+# speed and of the testbed's variants are of this experiment's own records where it has any, else of the committed ones.
 
 
 rule table:
@@ -51,11 +25,11 @@ rule table:
     params:
         results=lambda wildcards, output: Path(output[0]).parent.parent,
         folder=lambda wildcards, output: Path(output.csv).parent,
-        speed=f"--speed-folder {SPEED} --speed-config {SPEED_CONFIG}",
-        held=SPEED_HELD.hexdigest(),
+        folders=folders_of,
+        held=held_by,
     shell:
         "OMP_NUM_THREADS={threads} python -m paper_figures {wildcards.name} --experiment-folder {params.results} "
-        "{params.speed} --out {params.folder} > {log} 2>&1"
+        "{params.folders} --out {params.folder} > {log} 2>&1"
 
 
 rule figure:
@@ -80,30 +54,67 @@ rule figure:
     params:
         results=lambda wildcards, output: Path(output[0]).parent.parent,
         folder=lambda wildcards, output: Path(output.pdf).parent,
-        speed=f"--speed-folder {SPEED} --speed-config {SPEED_CONFIG}",
-        held=SPEED_HELD.hexdigest(),
+        folders=folders_of,
+        held=held_by,
     shell:
         "OMP_NUM_THREADS={threads} python -m paper_figures {wildcards.name} --experiment-folder {params.results} "
-        "{params.speed} --out {params.folder} > {log} 2>&1"
+        "{params.folders} --out {params.folder} > {log} 2>&1"
 
 
-for name in SOURCES:
+# An ablation is both: a table, and a figure with the paper's curve beside it.
+rule ablation:
+    input:
+        source="paper_figures/{name}.py",
+        shared=PAPER,
+        results=lambda wildcards: SOURCES[wildcards.name],
+    output:
+        csv=report(f"{TABLES}/{{name}}.csv", category="Tables", caption="captions/table.rst"),
+        markdown=f"{TABLES}/{{name}}.md",
+        latex=f"{TABLES}/{{name}}.tex",
+        pdf=f"{FIGURES}/{{name}}.pdf",
+        png=report(f"{FIGURES}/{{name}}.png", category="Figures", caption="captions/figure.rst"),
+    log:
+        f"{LOGS}/ablation/{{name}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/ablation/{{name}}.tsv"
+    wildcard_constraints:
+        name="|".join([name for name in SOURCES if name.startswith("ablation")] or ["none"]),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        folder=lambda wildcards, output: Path(output.csv).parent,
+        pictures=lambda wildcards, output: Path(output.pdf).parent,
+        folders=folders_of,
+        held=held_by,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m paper_figures {wildcards.name} {params.folders} --out {params.folder} "
+        "--pictures {params.pictures} > {log} 2>&1"
+
+
+MADE_BY = {
+    name: rules.table if name.startswith("table") else rules.figure if name.startswith("figure") else rules.ablation
+    for name in SOURCES
+}
+for name, made_by in MADE_BY.items():
 
     rule:
         name:
             name
         input:
-            expand(rules.table.output if name.startswith("table") else rules.figure.output, name=name),
+            expand(made_by.output, name=name),
 
 
 rule tables:
     input:
-        expand(rules.table.output, name=[name for name in SOURCES if name.startswith("table")]),
+        [expand(made_by.output, name=name) for name, made_by in MADE_BY.items() if not name.startswith("figure")],
 
 
 rule figures:
     input:
-        expand(rules.figure.output, name=[name for name in SOURCES if name.startswith("figure")]),
+        [expand(made_by.output, name=name) for name, made_by in MADE_BY.items() if not name.startswith("table")],
 
 
 if "speed" in config:

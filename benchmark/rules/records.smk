@@ -1,4 +1,5 @@
-# All records of the experiment in one tidy table; records that may not stand side by side are refused here.
+# All records of the experiment in one tidy table; records that may not stand side by side are refused here. The same of
+# the quality experiments' committed records.
 
 
 rule collect:
@@ -23,3 +24,24 @@ rule collect:
     shell:
         "OMP_NUM_THREADS={threads} python -m benchmark collect --experiment {params.experiment} --records {input} "
         "--out-parquet {output.parquet} --out-csv {output.csv} > {log} 2>&1"
+
+
+rule collect_committed:
+    output:
+        f"{RESULTS}/reference/testbed.parquet",
+    log:
+        f"{LOGS}/collect/testbed.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_committed.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        experiment=Path(COMMITTED).name,
+        results=Path(COMMITTED).parent,
+        held=committed(COMMITTED),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m benchmark collect --experiment {params.experiment} "
+        "--results {params.results} --out-parquet {output} > {log} 2>&1"

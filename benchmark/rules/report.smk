@@ -40,7 +40,8 @@ rule report_page:
         # the same time would both claim it and Snakemake would let only one of them run.
         front="results/report/index.html",
         speed=f"--speed-folder {SPEED} --speed-config {SPEED_CONFIG}",
-        held=SPEED_HELD.hexdigest(),
+        testbed=TESTBED,
+        held=list(HELD.values()),
     shell:
         "OMP_NUM_THREADS={threads} python -m paper_figures.report --experiment-folder {params.results} "
-        "{params.speed} --out {params.folder} --front {params.front} > {log} 2>&1"
+        "{params.speed} {params.testbed} --out {params.folder} --front {params.front} > {log} 2>&1"

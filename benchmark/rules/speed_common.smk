@@ -47,7 +47,7 @@ if workflow.is_main_process:
 wildcard_constraints:
     model="|".join(sorted({name.partition("/")[0] for name in STAGES})),
     shape="|".join(sorted({name.partition("/")[2] for name in STAGES})),
-    part="parts|whole|ends|training|run",
+    part="parts|profile|whole|ends|training|run",
 
 
 def stage_settings(wildcards):

@@ -9,11 +9,11 @@ rule tune:
         shipped=shipped_adapter,
     output:
         # The adapter is no output for Snakemake: it would delete the state that a stopped tuning goes on from.
-        record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/tuned/tune.json",
+        record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/{{tuning}}/tune.json",
     log:
-        f"{LOGS}/tune/{{model}}-{{length}}-{{method}}.log",
+        f"{LOGS}/tune/{{model}}-{{length}}-{{method}}-{{tuning}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/tune/{{model}}-{{length}}-{{method}}.tsv"
+        f"{RESULTS}/benchmarks/tune/{{model}}-{{length}}-{{method}}-{{tuning}}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -22,7 +22,7 @@ rule tune:
         mem_mb=8000,
     params:
         cell=lambda wildcards: tuning_of(wildcards).arguments(),
-        folder=f"{RESULTS}/adapters/{{model}}/{{length}}/{{method}}",
+        folder=lambda wildcards: places.folder_of(cell_of(wildcards)).as_posix(),
     shell:
         "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu tune {params.cell} --out {params.folder} "
         "--record {output.record} > {log} 2>&1"

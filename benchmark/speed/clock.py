@@ -262,7 +262,7 @@ def _failed(
 def _summaries(path: Path, cell: SpeedCell) -> list[Path]:
     """What says that a stage's parts are done: without it, Snakemake starts the stage's jobs again."""
     folder = path.parents[len(cell.path.parts)].parent / "stages" / cell.stage
-    return [folder / f"{part}.json" for part in ("parts", "whole", "ends", "training", "run")]
+    return [folder / f"{part}.json" for part in ("parts", "profile", "whole", "ends", "training", "run")]
 
 
 def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ def publish(folder: Path, reference: Path = REFERENCE) -> list[Path]:
     if len(experiments) != 1:
         raise ValueError(f"{folder}: records of {len(experiments)} experiments; of one is needed")
     target = reference / experiments.pop()
-    return [_copy(path, target / path.relative_to(folder.parent)) for path in (*paths, *plans, *kernels)]
+    return [copy_file(path, target / path.relative_to(folder.parent)) for path in (*paths, *plans, *kernels)]
 
 
 def take_over(stage: str, asked: str, records: Path, committed: Path, device: Mapping[str, Any]) -> list[Path]:
@@ -78,13 +78,13 @@ def take_over(stage: str, asked: str, records: Path, committed: Path, device: Ma
     taken = []
     plan = committed / stage / planning.FILE
     if plan.exists() and not (records / stage / planning.FILE).exists() and planning.read(plan)["asked"] == asked:
-        taken.append(_copy(plan, records / stage / planning.FILE))
+        taken.append(copy_file(plan, records / stage / planning.FILE))
     for path, held in _measured(committed / stage):
         own = records / path.relative_to(committed)
         if held["provenance"]["device"].get("name") != device.get("name", held["provenance"]["device"].get("name")):
             logger.warning("%s: measured on %s, not taken", path, held["provenance"]["device"].get("name"))
         elif not _passed(own):
-            taken.append(_copy(path, own))
+            taken.append(copy_file(path, own))
     if taken:
         logger.info("%s: %d files are those of %s", stage, len(taken), committed)
     return taken
@@ -108,7 +108,8 @@ def _measured(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, held
 
 
-def _copy(path: Path, copy: Path) -> Path:
+def copy_file(path: Path, copy: Path) -> Path:
+    """Copies a file, with folders as needed. Returns the copy."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, copy)
     return copy

@@ -12,7 +12,7 @@ from benchmark.speed.cells import SpeedCell, from_settings
 
 RATES = MappingProxyType({"dense": 650e12, "sparse": 580e12, "outside": 590e12, "unfused": 340e12})
 """Operations a second on one H100, on the careful side of what was measured."""
-START_S = MappingProxyType({"parts": 60.0, "whole": 40.0, "run": 40.0, "ends": 40.0, "training": 60.0})
+START_S = MappingProxyType({"parts": 60.0, "profile": 60.0, "whole": 40.0, "run": 40.0, "ends": 40.0, "training": 60.0})
 """Start of a process, building and compiling."""
 CALLS, STEPS, LEAST = 10, 5, 3
 LONG_STEP_S = 60.0  # a step that takes longer is timed once or twice
@@ -68,6 +68,11 @@ def outside_part_s(cell: SpeedCell) -> float:
     return START_S["parts"] / 2 + 5 * outside_s(cell, "unfused") + 8 * outside_s(cell)
 
 
+def profile_s(cell: SpeedCell) -> float:
+    """Seconds in which a pass outside attention is profiled, building and compiling included."""
+    return START_S["profile"] + 6 * outside_s(cell)
+
+
 def whole_part_s(cell: SpeedCell, density: float) -> float:
     """Seconds in which whole steps of a cell are timed."""
     one = step_s(cell, density)
@@ -90,6 +95,8 @@ def part_s(planned: Mapping[str, Any], part: str) -> float:
         for cell, found in cells.values():
             one = calls_s(layer_s(cell, min(found["density"], 1.0)), share_s(cell))
             total += max(len(cell.mixture), 1) * one
+    elif part == "profile":
+        total = profile_s(any_cell)
     elif part == "whole":
         for key in planned["whole"]:
             cell, found = cells[key]

@@ -149,7 +149,7 @@ def outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
 
 
 def _outside_whole(cell: SpeedCell, timer: Clock, device: str) -> Measured:
-    network = Network(cell, _copying(cell, device), device)
+    network = Network(cell, copying(cell, device), device)
     unfused, unfused_copies = _passes(network, timer, warmup=1, calls=3, least=2, within_s=30, what="a pass, unfused")
     plain = network.forward()
     network.fuse(FULL)
@@ -166,7 +166,8 @@ def _outside_whole(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     return values, _judged(error, layers) | spread({"pass": fused, "pass_unfused": unfused})
 
 
-def _copying(cell: SpeedCell, device: str) -> CopyingRouter:
+def copying(cell: SpeedCell, device: str) -> CopyingRouter:
+    """What stands in for attention where the time outside it is measured."""
     plain = router_of(cell, dense(), device, through=True)
     return CopyingRouter(plain.method, plain.layout, plain.block, plain.kernel, plain.schedule)
 
@@ -187,7 +188,7 @@ def _outside_by_blocks(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     counts |= {kind: dict.fromkeys(kinds, FEW) | {kind: MORE} for kind in kinds}
     error = 0.0
     for name, count in counts.items():
-        network = Network(cell, _copying(cell, device), device, layers=count)
+        network = Network(cell, copying(cell, device), device, layers=count)
         plain_name = f"{name}_unfused"
         timings[plain_name], copies[plain_name] = _passes(network, timer, warmup=1, calls=3, what="few blocks, unfused")
         plain = network.forward() if name == "base" else None

@@ -78,6 +78,7 @@ def lists(stage: Stage) -> dict[str, Any]:
         "training_steps": stage.training_steps,
         "training_whole": stage.training_whole,
         "run": stage.run,
+        "profile": stage.profile,
         "rank": stage.rank,
         "asked": asked(stage),
     }
@@ -87,7 +88,15 @@ def asked(stage: Stage) -> str:
     """What a plan is made for, as one line: a plan for anything else is made anew."""
     flags = {key: list(value) for key, value in stage.flags.items()}
     cells = [cell.settings() for cell in stage.cells]
-    timed = [stage.whole, stage.training, stage.training_steps, stage.training_whole, stage.run, stage.rank]
+    timed = [
+        stage.whole,
+        stage.training,
+        stage.training_steps,
+        stage.training_whole,
+        stage.run,
+        stage.rank,
+        stage.profile,
+    ]
     return json.dumps([stage.name, cells, flags, timed], sort_keys=True)
 
 

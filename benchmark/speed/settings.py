@@ -27,6 +27,7 @@ class Stage:
         training_whole: whether whole tuning steps are timed, not only their parts.
         run: the cell whose steps are all run in one go; None for none.
         ends: whether text encoders and decoder are timed.
+        profile: whether it is shown where the time outside attention goes.
         rank: rank of the adapter.
         flags: by cell, what its numbers must be read with.
     """
@@ -40,12 +41,14 @@ class Stage:
     run: str | None
     rank: int
     ends: bool = True
+    profile: bool = False
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The parts that are measured on a GPU, in order: those of ``latency.MEASURE`` that have something to do."""
-        asked = {"parts": True, "whole": self.whole, "ends": self.ends, "training": self.training, "run": self.run}
+        asked = {"parts": True, "profile": self.profile, "whole": self.whole, "ends": self.ends}
+        asked |= {"training": self.training, "run": self.run}
         return tuple(part for part, is_asked in asked.items() if is_asked)
 
     def cell(self, key: str) -> SpeedCell:
@@ -174,6 +177,7 @@ def _stage(
         run=run,
         rank=speed["lora"]["rank"],
         ends=settings.get("ends", True),
+        profile=settings.get("profile", False),
         flags=flags,
     )
 

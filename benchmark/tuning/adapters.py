@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmark.records import sha256_file, write_json
+from benchmark.records import read_record, sha256_file, write_json
 from benchmark.tuning.places import ALL_WEIGHTS, CONFIG, RECORD, WEIGHTS
 from benchmark.tuning.settings import FULL, TuningSettings
 
@@ -143,6 +143,39 @@ def combine(
         model.set_adapter("together")
         return model.merge_and_unload(safe_merge=True, adapter_names=["together"]).eval()
     return model.merge_and_unload(safe_merge=True, adapter_names=names).eval()
+
+
+def load_merged(transformer: torch.nn.Module, folders: Sequence[Path]) -> torch.nn.Module:
+    """A transformer with several adapters loaded together, such as those of a style and of a length: they add up.
+
+    Args:
+        transformer: the base model; its layers are changed in place.
+        folders: two or more that the verb ``tune`` wrote, each with a LoRA and its record.
+
+    Raises:
+        ValueError: fewer than two folders, one of them twice, one without adapter or record, or adapters that were
+            tuned from other weights than the first.
+    """
+    whole = [Path(folder).resolve() for folder in folders]
+    if len(whole) < 2 or len(set(whole)) < len(whole):
+        raise ValueError(
+            f"adapters: {', '.join(map(str, folders)) or 'none'}: two or more folders, each once, are needed"
+        )
+    bases = [_base(folder) for folder in folders]
+    for folder, base in zip(folders, bases, strict=True):
+        if base != bases[0]:
+            raise ValueError(
+                f"adapter {folder}: tuned from the weights {base[:12]}; those of {folders[0]} are {bases[0][:12]}, and "
+                "only adapters of one base can be merged"
+            )
+    return combine(transformer, folders)
+
+
+def _base(folder: Path) -> str:
+    """SHA-256 of the weights that an adapter was tuned from."""
+    if not (folder / RECORD).exists():
+        raise ValueError(f"adapter {folder}: no {RECORD}; a folder that the verb tune wrote is needed")
+    return read_record(folder / RECORD)["provenance"]["hashes"]["weights"]
 
 
 def _line(error: BaseException) -> str:

@@ -37,7 +37,7 @@ def shown(folder: Path) -> str:
 
 def folder_of(cell: Cell, results: Path | str = "results") -> Path:
     """The folder of the adapter that the cell's experiment trains itself."""
-    return Path(results) / cell.experiment / "adapters" / cell.model / cell.length / cell.method
+    return Path(results) / cell.experiment / "adapters" / cell.model / cell.length / cell.method / cell.variant
 
 
 def record_of(cell: Cell, results: Path | str = "results") -> Path:
@@ -120,11 +120,43 @@ def check(record: Mapping[str, Any], folder: Path, cell: Cell, base: str) -> Non
             one, other = (one.get(what), other[what]) if what != name else (one, other)
         if one != other:
             raise ValueError(f"adapter {folder}: tuned for {what}={one}; {what}={other} is needed")
+    _check_files(record, folder, record_of(cell))
+
+
+def find_merged(cell: Cell, base: str) -> tuple[list[Path], list[dict[str, Any]]]:
+    """The adapters that a cell merges, in its order, with the records of their tunings.
+
+    Args:
+        base: SHA-256 of the base model's weights.
+
+    Returns:
+        Their folders, none where a tuning did not pass, and the records.
+
+    Raises:
+        ValueError: a record is missing or damaged, or its adapter is of another base.
+        Damaged: a file is not as its record says.
+    """
+    records = [read_record(path) for path in cell.merged]
+    if any(record["status"] != "passed" for record in records):
+        return [], records
+    folders = [Path(record["details"]["folder"]) for record in records]
+    for path, record, folder in zip(cell.merged, records, folders, strict=True):
+        found = str(record["provenance"]["hashes"].get("weights"))
+        if found != base:
+            raise ValueError(
+                f"adapter {folder}: tuned from the weights {found[:12]}; those of {cell.model} are {base[:12]}"
+            )
+        _check_files(record, folder, Path(path))
+    return folders, records
+
+
+def _check_files(record: Mapping[str, Any], folder: Path, own: Path) -> None:
+    """Refuses an adapter whose files are not as its record, ``own``, says."""
     for name, expected in record["details"]["files"].items():
         path = folder / name
         found = sha256_file(path) if path.exists() else "missing"
         if found != expected:
-            files = () if folder.resolve().is_relative_to(SHIPPED) else (record_of(cell),)
+            files = () if folder.resolve().is_relative_to(SHIPPED) else (own,)
             raise Damaged(
                 f"adapter {path}: SHA-256 is {found}, its record says {expected}; put back or tune anew", files
             )

@@ -62,3 +62,30 @@ def styled(clips: torch.Tensor, style: str) -> torch.Tensor:
         The same shape, in [0, 1].
     """
     return _STYLES[style](clips)
+
+
+def mixed(clips: torch.Tensor, style: str, strength: float) -> torch.Tensor:
+    """Clips on the way from plain to styled: the plain ones at strength 0, as ``styled`` draws them at 1."""
+    return torch.lerp(clips, styled(clips, style), strength)
+
+
+def unmixed(clips: torch.Tensor, style: str, strength: float) -> torch.Tensor:
+    """The plain clips of which ``mixed`` made these: its inverse, but where a style's colours were cut off at 0 or 1.
+
+    Args:
+        clips: (..., 3, size, size), RGB in [0, 1].
+        style: one of ``names()``.
+        strength: 0 leaves them as they are.
+
+    Raises:
+        ValueError: the style has no inverse here.
+    """
+    if style == "hatched":
+        return (clips / (1 + strength * (hatching(clips.shape[-1]).to(clips) - 1))).clamp(0, 1)
+    if style == "dusk":
+        palette = torch.lerp(torch.eye(3), torch.tensor(_DUSK), strength).inverse().to(clips)
+        shadow = torch.tensor(_DUSK_SHADOW, dtype=clips.dtype, device=clips.device)[:, None, None]
+        return torch.einsum("oc,...chw->...ohw", palette, clips - strength * shadow).clamp(0, 1)
+    if style == PLAIN:
+        return clips
+    raise ValueError(f"style {style!r}: it has no inverse; {', '.join(names())} are allowed")

@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from paper_figures import testbed as testbeds
 from paper_figures.experiment import Experiment
 from paper_figures.report.page import build
 from paper_figures.speed import CONFIG, Speed
@@ -33,14 +34,29 @@ def main(words: list[str] | None = None) -> int:
         metavar="FILE",
         help="what they were measured under (default: h100)",
     )
+    parser.add_argument(
+        "--testbed-folder", type=Path, metavar="FOLDER", help="records of the trained testbed are in FOLDER/records"
+    )
+    parser.add_argument(
+        "--testbed-records", type=Path, metavar="FILE", help="their tidy table (default: FOLDER/records.parquet)"
+    )
+    parser.add_argument(
+        "--testbed-config",
+        type=Path,
+        default=testbeds.CONFIG,
+        metavar="FILE",
+        help="what names their variants (default: testbed)",
+    )
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("fontTools", "matplotlib", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     source = Experiment(args.experiment_folder, args.records or args.experiment_folder / "records.parquet")
     speed = Speed(args.speed_folder, args.speed_config) if args.speed_folder else None
+    folder, table, config = args.testbed_folder, args.testbed_records, args.testbed_config
     try:
-        written = build(source, args.out, args.front, speed=speed)
+        testbed = testbeds.load(folder, table, config) if folder else None
+        written = build(source, args.out, args.front, speed=speed, testbed=testbed, testbed_config=config)
     except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

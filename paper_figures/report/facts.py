@@ -133,7 +133,13 @@ def beaten(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
 
 def told_name(cell: CellRows) -> str:
     """A method as the page names it, with its role and tuning."""
-    return entries.label(cell) + (", tuned" if cell.tuning == "tuned" else "")
+    return tuned_name(entries.label(cell), cell)
+
+
+def tuned_name(label: str, cell: CellRows) -> str:
+    """A method's name with its variant, or else its tuning."""
+    last = cell.variant or ("tuned" if cell.tuning == "tuned" else "")
+    return f"{label}, {last}" if last else label
 
 
 def answer(members: list[CellRows]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from paper_figures.experiment import Experiment
 TYPES = {
     ".csv": "text/csv", ".md": "text/markdown", ".tex": "application/x-tex", ".webp": "image/webp",
     ".parquet": "application/vnd.apache.parquet", ".json": "application/json",
+    ".mp4": "video/mp4",
 }  # fmt: skip
 
 
@@ -47,7 +49,7 @@ class Held:
 def hold(name: str, data: bytes) -> Held:
     """Bytes as a file inside the page, compressed where they are text."""
     kind = TYPES[Path(name).suffix]
-    packed = not kind.startswith("image/")
+    packed = not kind.startswith(("image/", "video/"))
     if packed:
         data = gzip.compress(data, 9, mtime=0)
     return Held(name, kind, encoded(data), packed)
@@ -87,6 +89,11 @@ def files_of(source: Experiment, paths: list[str]) -> dict[str, Held]:
         if file.is_file():
             found[path] = hold_picture(file) if file.suffix == ".png" else hold(file.name, file.read_bytes())
     return found
+
+
+def relative(target: Path, start: Path) -> str:
+    """A path from a folder, as links and commands have it."""
+    return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
 
 
 def elements(files: Mapping[str, Held]) -> dict[str, Held]:

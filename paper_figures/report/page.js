@@ -45,7 +45,7 @@
     all(".plot .point").forEach((point) => { point.toggleAttribute("hidden", !wanted(point, filter)); });
     all("#methods tbody").forEach((row) => { row.hidden = !(here(row) && wanted(row, filter)); });
     all("section.paper").forEach((section) => filterTable(section, filter));
-    all("section.timed").forEach((section) => filterSpeed(section, filter));
+    all("section.timed, section.measured").forEach((section) => filterMeasured(section, filter));
     const count = filter.methods.size;
     one("#chosen").textContent = count === boxes.length ? `all ${count}` : `${count} of ${boxes.length}`;
     showClips();
@@ -70,16 +70,17 @@
       + "choose that length above, or all lengths.";
   }
 
-  /** The speed tables have models and shapes of their own. A method that was timed but drew no clips has no box. */
-  function filterSpeed(section, filter) {
+  /** The speed tables have models and shapes of their own. A method that drew no clips in this run has no box. */
+  function filterMeasured(section, filter) {
     const known = new Set(boxes.map((box) => box.value));
+    const timed = section.matches(".timed");
     let shown = 0;
     all(".block", section).forEach((block) => {
       all("tbody", block).forEach((group) => {
-        group.hidden = known.has(group.dataset.method) && !filter.methods.has(group.dataset.method);
+        group.hidden = (known.has(group.dataset.method) && !filter.methods.has(group.dataset.method))
+          || (timed && filter.speedShape && group.dataset.shape !== filter.speedShape);
       });
-      block.hidden = (filter.speedModel && block.dataset.model !== filter.speedModel)
-        || (filter.speedShape && block.dataset.shape !== filter.speedShape)
+      block.hidden = (timed && filter.speedModel && block.dataset.model !== filter.speedModel)
         || all("tbody", block).every((group) => group.hidden);
       shown += !block.hidden;
     });
@@ -161,7 +162,7 @@
     boxes.forEach((box) => { box.checked = every || known.includes(box.value); });
     all(".every-length").forEach((box) => { box.checked = list("every").includes(box.value); });
     const sorted = Object.fromEntries(list("sort").map((word) => word.split(".")).map(([part, ...rest]) => [part, rest]));
-    for (const part of ["overview", ...all("section.paper, section.timed").map((section) => section.id)]) {
+    for (const part of ["overview", ...all("section.paper, section.timed, section.measured").map((section) => section.id)]) {
       const [column, order] = sorted[part] ?? [];
       sorts[part] = ["ascending", "descending"].includes(order) ? [column, order] : [null, "none"];
       applySort(part);
@@ -222,20 +223,28 @@
 
   const save = async (path) => saveBlob(data.files[path].name, await unpack(data.files[path]));
 
-  // The records of speed are packed as one file, and unpacked when one of them is first asked for.
+  // The records of speed and of the testbed are packed as one file each, and unpacked when one is first asked for.
 
-  const speed = { cells: {}, texts: {} };
-  const speedFile = data.files["speed-records.json"];
+  const packed = { cells: {}, texts: {} };
+  const packs = ["speed-records.json", "testbed-records.json"].map((name) => data.files[name]).filter((file) => file);
   let unpacking = null;
 
-  /** A cell of either experiment; null while the records of speed are still packed. */
-  const cellOf = (id) => data.cells[id] ?? speed.cells[id] ?? null;
+  /** A cell of any of them; null while the records are still packed. */
+  const cellOf = (id) => data.cells[id] ?? packed.cells[id] ?? null;
 
-  function withSpeed(action) {
-    unpacking ??= unpack(speedFile).then((blob) => blob.text()).then((text) => Object.assign(speed, JSON.parse(text)));
+  async function unpackAll() {
+    for (const file of packs) {
+      const held = JSON.parse(await (await unpack(file)).text());
+      Object.assign(packed.cells, held.cells);
+      Object.assign(packed.texts, held.texts);
+    }
+  }
+
+  function withPacked(action) {
+    unpacking ??= unpackAll();
     unpacking.then(action);
   }
-  if (speedFile) window.requestIdleCallback?.(() => withSpeed(() => { document.body.dataset.speed = "ready"; }), { timeout: 3000 });
+  if (packs.length) window.requestIdleCallback?.(() => withPacked(() => { document.body.dataset.records = "ready"; }), { timeout: 3000 });
 
   function saveBlob(name, blob) {
     const url = URL.createObjectURL(blob);
@@ -275,7 +284,7 @@
 
   function showDetails(id, metric) {
     const cell = cellOf(id);
-    if (!cell) return withSpeed(() => showDetails(id, metric));
+    if (!cell) return withPacked(() => showDetails(id, metric));
     const row = rowOf(cell, metric);
     const parts = [];
     if (row) {
@@ -311,7 +320,7 @@
   const rowOf = (cell, metric) => cell.rows.find((each) => each.metric === (aliases[metric] ?? metric));
 
   /** Where the paper's tables have a cell's metric. */
-  const tableCells = (id, metric) => all(`:is(section.paper, section.timed) tbody[data-cell="${CSS.escape(id)}"] td`)
+  const tableCells = (id, metric) => all(`:is(section.paper, section.timed, section.measured) tbody[data-cell="${CSS.escape(id)}"] td`)
     .filter((cell) => one(`.own .number[data-metric="${CSS.escape(metric ?? "")}"]`, cell));
 
   /** The published numbers in the same cell of the paper's tables, as buttons. */
@@ -330,7 +339,7 @@
     const row = data.published[number];
     const names = (columns ?? "").split(" ").filter((name) => name);
     const cell = cellOf(id);
-    if (!cell) return withSpeed(() => showPublished(number, columns, id, metric));
+    if (!cell) return withPacked(() => showPublished(number, columns, id, metric));
     const where = `${row.model}, ${row.frames} frames${row.tuned ? ", tuned" : ""}`;
     const parts = [];
     for (const name of names) parts.push(make("p", { class: "big" }, `${name}: ${row.cells[name]} `, make("small", {}, "as printed")));
@@ -356,7 +365,7 @@
   }
 
   function told(file) {
-    const text = file.text ?? speed.texts[file.file];
+    const text = file.text ?? packed.texts[file.file];
     const record = JSON.parse(text);
     const origin = record.provenance;
     const command = make("pre", {}, origin.command ?? "no command stated");
@@ -365,9 +374,11 @@
     for (const [name, value] of Object.entries(origin.hashes ?? {})) words[`${name} (SHA-256)`] = value;
     words.packages = Object.entries(origin.packages ?? {}).map(([name, version]) => `${name} ${version}`).join(", ");
     const name = `${file.kind}.json`;
+    // What is only a part of a file, as it says, is not to be saved under its name.
+    const kept = file.part ? `${file.part}: `
+      : button(`Save ${name}`, () => saveBlob(name, new Blob([text], { type: "application/json" })), { class: "save" });
     const whole = make("details", { class: "record" }, make("summary", {}, `Record ${name}`),
-      make("p", {}, button(`Save ${name}`, () => saveBlob(name, new Blob([text], { type: "application/json" })), { class: "save" }),
-        " ", make("a", { href: `${data.root}/${file.file}` }, file.file)),
+      make("p", {}, kept, " ", make("a", { href: `${data.root}/${file.file}` }, file.file)),
       make("pre", { tabindex: 0 }, text));
     const more = make("details", {}, make("summary", {}, "Commit, device, date, hashes, packages"), facts(words));
     return [make("h3", {}, `Command that made it (${file.kind})`), command, whole, more];
@@ -597,7 +608,7 @@
       entry.target.src = source(entry.target.dataset.file);
     }
   }, { rootMargin: "600px" });
-  const pictures = all("img[data-file]");
+  const pictures = all("img[data-file], video[data-file]");
   pictures.forEach((image) => near.observe(image));
   const rest = () => pictures.filter((image) => !image.src).forEach((image) => { image.src = source(image.dataset.file); });
   window.addEventListener("beforeprint", rest);

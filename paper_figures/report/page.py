@@ -13,11 +13,13 @@ from typing import Any
 
 from paper_figures import entries
 from paper_figures.experiment import CellRows, Experiment
-from paper_figures.report import charts, facts, held, papers
+from paper_figures.report import charts, facts, held, papers, quality
 from paper_figures.report import speed as speeds
-from paper_figures.report.sheets import clips_of, place, sheet_of
+from paper_figures.report.sheets import clips_of, place, rounded, sheet_of
 from paper_figures.speed import Speed
 from paper_figures.tables import Entry, Table, footnotes
+from paper_figures.testbed import CONFIG as TESTBED_CONFIG
+from paper_figures.testbed import Testbed
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +32,39 @@ TEASER = ("dense", "radial", "random")
 LARGEST = 20_000_000
 """Bytes that the page may have with its clips inside; of a larger one they lie in files beside it."""
 
-FILES = (*(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")), "records.csv")
+ROUNDINGS = (1, 3, 5)
+"""What colours of clips inside the page are multiples of: the first with which it is small enough."""
+
+FILES = (
+    *(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")),
+    *(f"tables/{name}.csv" for name in quality.TABLES),
+    "records.csv",
+)
 """Files of the experiment that the page offers to save."""
 
 
 def build(
-    source: Experiment, out: Path, front: Path | None = None, largest: int = LARGEST, speed: Speed | None = None
+    source: Experiment,
+    out: Path,
+    front: Path | None = None,
+    largest: int = LARGEST,
+    speed: Speed | None = None,
+    testbed: Testbed | None = None,
+    testbed_config: Path = TESTBED_CONFIG,
 ) -> list[Path]:
     """Builds the report of an experiment.
 
-    Records, tables, figures and clips are inside the page. Where it would be too large with them, the clips' sheets
-    are files in ``out/clips``, and the page says so. Links to what is left (PDFs, the clips' own files) lead to the
-    experiment's folder.
+    Records, tables, figures and clips are inside the page. Where it would be too large with them, the clips' colours
+    are rounded, and where that is not enough their sheets are files in ``out/clips``; the page says so. Links to what
+    is left (PDFs, the clips' own files) lead to the experiment's folder.
 
     Args:
         out: folder for ``index.html``.
         front: where a second copy of the page goes, with links to the same files.
         largest: bytes that the page may have with its clips inside.
         speed: records of speed; without, the page has no such part.
+        testbed: records of the trained testbed; without, the page has no such part.
+        testbed_config: the file that names their variants.
 
     Returns:
         The pages written.
@@ -64,28 +81,43 @@ def build(
     timed = None if speed is None else speeds.gather(speed, source, printed)
     if timed is not None:
         files[speeds.TEXTS] = held.hold(speeds.TEXTS, timed.file())
-    content = gather(source, cells, told, files, printed, timed, speed)
+    trained = None if testbed is None else quality.gather(testbed, testbed_config, source, printed)
+    if trained is not None:
+        files |= trained.files | {quality.TEXTS: held.hold(quality.TEXTS, trained.file())}
+    content = gather(source, cells, told, files, printed, timed, speed, trained)
     pages = [out / "index.html", *([Path(front)] if front else [])]
     shutil.rmtree(out / "clips", ignore_errors=True)  # sheets of an earlier page
-    sheets = _sheets_inside(clips)
-    texts = [render(content, page.parent, source.folder, out / "clips", files | sheets) for page in pages]
-    if max(len(text.encode()) for text in texts) > largest:
-        logger.info("with the clips inside, the page would exceed %d bytes: they go to %s", largest, out / "clips")
+    for step in ROUNDINGS:
+        sheets = _sheets_inside(clips, step)
+        shown = content | {"rounding": step}
+        texts = [render(shown, page.parent, source.folder, out / "clips", files | sheets) for page in pages]
+        size = max(len(text.encode()) for text in texts)
+        if size <= largest:
+            break
+        logger.info("with the clips inside, in colours rounded to %d, the page would have %d bytes", step, size)
+    else:
+        logger.info("the clips go to %s, for the page may have %d bytes", out / "clips", largest)
         _sheets_beside(clips, out / "clips")
-        texts = [render(content, page.parent, source.folder, out / "clips", files) for page in pages]
+        shown = content | {"rounding": 1}
+        texts = [render(shown, page.parent, source.folder, out / "clips", files) for page in pages]
     for page, text in zip(pages, texts, strict=True):
         _write(page, text)
     return pages
 
 
-def _sheets_inside(clips: Mapping[str, list]) -> dict[str, held.Held]:
-    """The clips' sheets, by the clip's place."""
-    return {
-        f"{name}/{told['name']}": held.hold("sheet.webp", sheet_of(frames, summed=True))
-        for name, own in clips.items()
-        for told, frames in own
-        if frames is not None
-    }
+def _sheets_inside(clips: Mapping[str, list], step: int) -> dict[str, held.Held]:
+    """The clips' sheets, by the clip's place, in colours that are multiples of ``step``.
+
+    What is told of each clip gets ``sum``, that of the bytes of its frames modulo 2^32, which the page looks at.
+    """
+    sheets = {}
+    for name, own in clips.items():
+        for told, frames in own:
+            if frames is not None:
+                shown = rounded(frames, step)
+                told["sum"] = int(shown.sum(dtype="uint64") % 2**32)
+                sheets[f"{name}/{told['name']}"] = held.hold("sheet.webp", sheet_of(shown, summed=True))
+    return sheets
 
 
 def _sheets_beside(clips: Mapping[str, list], folder: Path) -> None:
@@ -97,10 +129,6 @@ def _sheets_beside(clips: Mapping[str, list], folder: Path) -> None:
                 path.write_bytes(sheet_of(frames, summed=False))
 
 
-def _relative(target: Path, start: Path) -> str:
-    return Path(os.path.relpath(target.resolve(), start.resolve())).as_posix()
-
-
 def gather(
     source: Experiment,
     cells: list[CellRows],
@@ -109,11 +137,17 @@ def gather(
     printed: papers.Printed,
     timed: speeds.Gathered | None = None,
     speed: Speed | None = None,
+    trained: quality.Gathered | None = None,
 ) -> dict[str, Any]:
     """All that the template shows, but for where the page and the clips' sheets lie."""
-    groups = facts.by_length(cells)
-    controls = facts.controls(cells)
+    varied = any(cell.variant for cell in cells)
+    alike = [] if varied else cells  # cells in one setting, which may be held against each other
+    groups = facts.by_length(alike)
+    controls = facts.controls(alike)
     timed_methods = {cell.method for cells in speed.stages.values() for cell in cells} if speed else ()
+    drawn = figures(source, files, speed, trained)
+    known = [*(cell.method for cell in cells), *sorted(timed_methods)]
+    known += [] if trained is None else [group["method"] for group in trained.groups() if group["method"]]
     floors = {(one["model"], one["length"]): one["floor"]["psnr"] for one in controls}
     return {
         "experiment": cells[0].fact("experiment"),
@@ -121,9 +155,7 @@ def gather(
         "lengths": list(dict.fromkeys(cell.length for cell in cells)),
         "budgets": list(dict.fromkeys(facts.budget_name(cell) for cell in cells)),
         "methods": {cell.method: cell.fact("title") for cell in cells},
-        "markers": {
-            name: charts.marker(name) for name in dict.fromkeys([cell.method for cell in cells] + sorted(timed_methods))
-        },
+        "markers": {name: charts.marker(name) for name in dict.fromkeys(known)},
         "overview": overview(cells),
         "answers": [
             {"model": model, "length": length, "setting": _setting(members), **facts.answer(members)}
@@ -133,14 +165,17 @@ def gather(
             {"model": model, "length": length, "floor_psnr": floors.get((model, length))} | charts.plot(points(members))
             for (model, length), members in groups.items()
         ],
-        "beaten": facts.beaten(cells),
+        "beaten": facts.beaten(alike),
         "controls": controls,
         "amiss": facts.amiss(controls),
         "untrained": facts.untrained_note(cells),
-        "teaser": teaser(groups),
-        "tables": [table_of(source, name, printed, files) for name in TABLES],
+        "teaser": teaser(groups) if groups else [],
+        "varied": varied,
+        "tables": [] if varied else [table_of(source, name, printed, files) for name in TABLES],
         "speed": _speed(timed),
-        "figures": figures(source, files, speed),
+        "quality": trained,
+        "quality_figures": [figure for figure in drawn if figure["of_testbed"] and figure["drawn"]],
+        "figures": [figure for figure in drawn if not figure["of_testbed"]],
         "origins": facts.origins(cells),
         "testbeds": sorted({cell.model for cell in cells if entries.is_testbed(cell.model)}),
         "data": {
@@ -263,7 +298,7 @@ def table_of(source: Experiment, name: str, printed: papers.Printed, files: Mapp
                 found = group.ours.entries.get(column.key, Entry())
                 own = _entry(column.key, found, [marks[note] for note in found.notes])
                 shown.append(own | {"published": [line["entries"][n] for line in lines] if column.published else []})
-            label = facts.told_name(cell)
+            label = facts.tuned_name(group.label, cell)
             groups.append(_place(cell) | {"label": label, "lines": lines, "entries": shown})
         first = {key: groups[0][key] for key in ("model", "length")}
         blocks.append(first | {"heading": block.heading, "groups": groups})
@@ -288,15 +323,23 @@ def figure_names() -> list[str]:
     """Every figure that there is code for."""
     from paper_figures.__main__ import targets
 
-    return [name for name in targets() if name.startswith("figure")]
+    return [name for name in targets() if not name.startswith("table")]
 
 
-def figures(source: Experiment, files: Mapping[str, held.Held], speed: Speed | None = None) -> list[dict[str, Any]]:
+def figures(
+    source: Experiment,
+    files: Mapping[str, held.Held],
+    speed: Speed | None = None,
+    trained: quality.Gathered | None = None,
+) -> list[dict[str, Any]]:
     """Every figure that there is code for: what it shows, its files if it was drawn, and the command that draws it."""
+    from paper_figures.__main__ import TESTBED, reads
+
     found = []
     for name in figure_names():
         words = (importlib.import_module(f"paper_figures.{name}").__doc__ or "").strip().splitlines()[0]
         width, height = _size(source.folder / "figures" / f"{name}.png")
+        of_testbed, command = reads(name) == TESTBED, _command(source, name, "figures", speed)
         found.append({
             "name": name,
             "width": width,
@@ -304,7 +347,8 @@ def figures(source: Experiment, files: Mapping[str, held.Held], speed: Speed | N
             "caption": words.replace("``", ""),
             "drawn": f"figures/{name}.png" in files,
             "pdf": (source.folder / "figures" / f"{name}.pdf").is_file(),
-            "command": _command(source, name, "figures", speed),
+            "of_testbed": of_testbed,
+            "command": trained.command(name, "figures") if of_testbed and trained else command,
         })  # fmt: skip
     return found
 
@@ -340,14 +384,14 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    root = _relative(experiment, page)
+    root = held.relative(experiment, page)
     inside = {path: {"id": file.key, "name": file.name, "type": file.type, "gzipped": file.gzipped}
               for path, file in files.items()}  # fmt: skip
     data = content["data"] | {
         "root": root,
         "files": inside,
         "alphabet": held.ALPHABET,
-        "clips_root": _relative(sheets, page),
+        "clips_root": held.relative(sheets, page),
     }
     told = [told for cell in data["cells"].values() for told in cell["clips"] if "missing" not in told]
     beside = bool(told) and not any(f"{name}/{clip['name']}" in files

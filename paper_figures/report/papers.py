@@ -40,6 +40,11 @@ class Printed:
         return self.rows.index(told)
 
 
+def marked(notes: Iterable[str], marks: Mapping[str, str]) -> list[str]:
+    """The marks of sentences, each once."""
+    return list(dict.fromkeys(marks[note] for note in notes))
+
+
 def line(
     table: str, cell: CellRows, told: Line, columns: Iterable[Column], marks: Mapping[str, str], printed: Printed
 ) -> dict[str, Any]:
@@ -55,8 +60,7 @@ def line(
     for column in columns:
         found = told.entries.get(column.key, Entry())
         names = [name for name in (column.published, column.published_ratio) if name and row.text(name)]
-        own = list(dict.fromkeys(marks[note] for note in found.notes))
-        shown.append({"text": found.text, "columns": " ".join(names), "marks": own})
+        shown.append({"text": found.text, "columns": " ".join(names), "marks": marked(found.notes, marks)})
     return {
         "row": printed.number(row, place), "model": row.model, "frames": row.frames, "tuned": row.tuning == "tuned",
         "other": row.model != entries.paper_name(cell.model), "marks": [marks[note] for note in told.notes],

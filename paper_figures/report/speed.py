@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,17 @@ from benchmark.speed.cells import SpeedCell
 from paper_figures import published
 from paper_figures.entries import paper_name
 from paper_figures.experiment import Experiment
-from paper_figures.report import papers
+from paper_figures.report import held, papers
 from paper_figures.speed import KERNELS, LATENCY, PLAN, TRAINING, Speed
 from paper_figures.speed_entries import beside
+from paper_figures.table_outside import OUTSIDE
 from paper_figures.tables import Column, Entry, Group, Table, footnotes
 
-TABLES = ("table1_speed", "table2_speed", "table_kernels")
+TABLES = ("table1_speed", "table2_speed", "table_kernels", "table_outside")
 PRINTED = {"table1_speed": "table1", "table2_speed": "table2"}
 """The published table that stands beside a table."""
+OTHERS = {"table_kernels": KERNELS, "table_outside": OUTSIDE}
+"""The kind of record that the other tables are read from."""
 JUDGED = ("_verdict", "_ratio")
 """How columns end that say how near the column before them comes to the paper; the page shows them in its cells."""
 TEXTS = "speed-records.json"
@@ -73,10 +75,10 @@ def _section(
         blocks.append(place | {"heading": block.heading, "groups": groups})
     command = (
         f"python -m paper_figures {table.name} --speed-folder {speed.folder.as_posix()} "
-        f"--speed-config {_relative(speed.config, Path.cwd())} --out {source.folder.as_posix()}/tables"
+        f"--speed-config {held.relative(speed.config, Path.cwd())} --out {source.folder.as_posix()}/tables"
     )
     return {
-        "name": table.name, "title": table.title,
+        "name": table.name, "title": table.title, "head": table.heads[0],
         "columns": [{"column": column, "mark": marks.get(column.note, "")} for column in kept],
         "blocks": blocks, "remarks": table.remarks, "notes": [(mark, words) for words, mark in marks.items()],
         "paper": table.name in PRINTED, "command": command,
@@ -95,7 +97,7 @@ def _group(
 ) -> dict[str, Any]:
     """A line of a table, with its published one."""
     facts = group.facts
-    cell = speed.cell(f"{facts.get('model')}/{facts.get('shape')}", facts["method"], facts.get("setting", ""))
+    cell = _cell(facts, speed)
     name = _identifier(facts, cell)
     _tell(name, table, group, cell, speed, source, found)
     row = beside(cell, published.rows(PRINTED[table.name])) if cell and group.published else None
@@ -109,15 +111,24 @@ def _group(
         paper = line.entries.get(column.key, Entry()) if line else Entry()
         shown.append({
             "metric": f"{table.name}.{column.key}", "text": own.text, "value": own.value, "status": own.status,
-            "reason": own.reason or " ".join(own.notes), "marks": _marks((*own.notes, *verdict.notes), marks),
+            "reason": own.reason or " ".join(own.notes), "marks": papers.marked((*own.notes, *verdict.notes), marks),
             "verdict": _verdict(verdict, judged.get(column.key)),
-            "paper": {"text": paper.text, "columns": column.published, "marks": _marks(paper.notes, marks)},
+            "paper": {"text": paper.text, "columns": column.published, "marks": papers.marked(paper.notes, marks)},
         })  # fmt: skip
     return {
-        "cell": name, "method": facts["method"], "label": group.label, "source": group.ours.source,
-        "marks": _marks((*group.notes, *group.ours.notes), marks), "row": number, "entries": shown,
-        "paper": line.source if line else "", "paper_marks": _marks(line.notes, marks) if line else [],
+        "cell": name, "method": facts.get("method", ""), "shape": _shape(facts, speed), "label": group.label,
+        "source": group.ours.source, "marks": papers.marked((*group.notes, *group.ours.notes), marks), "row": number,
+        "entries": shown, "paper": line.source if line else "",
+        "paper_marks": papers.marked(line.notes, marks) if line else [],
     }  # fmt: skip
+
+
+def _cell(facts: Mapping[str, Any], speed: Speed) -> SpeedCell | None:
+    """The cell that a line is about, or its stage where the line is of no method; None for what is no cell's."""
+    if "method" in facts:
+        return speed.cell(f"{facts.get('model')}/{facts.get('shape')}", facts["method"], facts.get("setting", ""))
+    cells = speed.stages.get(f"{facts['model']}/{_shape(facts, speed)}")
+    return cells[0].of_stage() if cells else None
 
 
 def _tell(
@@ -130,13 +141,13 @@ def _tell(
         files = _files(speed, cell) if cell else _kernel_files(speed, facts)
         records = []
         for kind, path in files:
-            where = _relative(path, source.folder)
+            where = held.relative(path, source.folder)
             found.texts.setdefault(where, path.read_text(encoding="utf-8"))
             records.append({"kind": kind, "file": where})
         settings = {key: value for key, value in facts.items() if isinstance(value, (str, int, float)) and value != ""}
         known = {
             "model": paper_name(str(facts.get("model", ""))), "length": f"{facts.get('frames', '')} frames",
-            "method": facts["method"], "label": _label(group, facts), "status": "", "reason": "", "clips": [],
+            "method": facts.get("method", ""), "label": _label(group, facts), "status": "", "reason": "", "clips": [],
             "settings": {key: settings[key] for key in settings if key not in ("quartiles", "samples")},
             "rows": [], "records": records, "command": _wanted(speed, cell),
         }  # fmt: skip
@@ -158,7 +169,7 @@ def _tell(
 
 def _wanted(speed: Speed, cell: SpeedCell | None) -> str:
     """The command that measures a line."""
-    config = _relative(speed.config, Path.cwd())
+    config = held.relative(speed.config, Path.cwd())
     if cell is None:
         return f"snakemake --cores all --configfile {config}"
     return f"python -m benchmark --one-gpu latency --config {config} --stage {cell.stage} --out results/h100/records"
@@ -167,7 +178,7 @@ def _wanted(speed: Speed, cell: SpeedCell | None) -> str:
 def _kind(table: Table, column: Column) -> str:
     """The kind of record that a column is read from."""
     if table.name not in PRINTED:
-        return KERNELS
+        return OTHERS[table.name]
     return TRAINING if "training" in column.key else LATENCY
 
 
@@ -243,14 +254,6 @@ def _verdict(entry: Entry, column: Column | None) -> str:
     return f"density {entry.text}" if column.key.startswith("sparsity") else entry.text
 
 
-def _marks(notes: Iterable[str], marks: Mapping[str, str]) -> list[str]:
-    return list(dict.fromkeys(marks[note] for note in notes))
-
-
 def _place(row: published.Published, table: str) -> int:
     """A published row's place in its table, from 0."""
     return [found.cells for found in published.rows(table)].index(row.cells)
-
-
-def _relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()

@@ -1,0 +1,1 @@
+"""Looking into the attention of a dense pass: who listens, what is recorded, and how it decays with distance."""
