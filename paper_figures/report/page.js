@@ -266,7 +266,7 @@
     const error = row.standard_error === null ? "" : ` ± ${row.standard_error.toFixed(row.decimals ?? 3)}`;
     return `${digits(row.value)}${error}${row.unit ? ` ${row.unit}` : ""}`;
   };
-  const aliases = { relative: "pflop", sparsity_pct: "density" };
+  const aliases = { relative: "pflop", sparsity_pct: "density", training_h: "tuning_s" };
 
   function show(title, parts) {
     one("#details-title").replaceChildren(...title);
@@ -317,7 +317,8 @@
     show([marker(cell.method), `${cell.label}, ${cell.model} at ${cell.length}`], parts);
   }
 
-  const rowOf = (cell, metric) => cell.rows.find((each) => each.metric === (aliases[metric] ?? metric));
+  const rowOf = (cell, metric) => cell.rows.find((each) => each.metric === metric)
+    ?? cell.rows.find((each) => each.metric === aliases[metric]);
 
   /** Where the paper's tables have a cell's metric. */
   const tableCells = (id, metric) => all(`:is(section.paper, section.timed, section.measured) tbody[data-cell="${CSS.escape(id)}"] td`)
