@@ -160,7 +160,8 @@ def output_error_options():
     return " ".join(words)
 
 
-# What each table and figure reads besides its own source; paper_common.smk adds those of speed and of the testbed's variants.
+# What each table and figure reads besides its own source; paper_common.smk adds those of speed and of the testbed's
+# variants.
 SOURCES = {
     "figure2": [f"{RESULTS}/operations.json"],
     "figure3": [],

@@ -109,12 +109,20 @@ for name, made_by in MADE_BY.items():
 
 rule tables:
     input:
-        [expand(made_by.output, name=name) for name, made_by in MADE_BY.items() if not name.startswith("figure")],
+        [
+            expand(made_by.output, name=name)
+            for name, made_by in MADE_BY.items()
+            if not name.startswith("figure") and name not in LEFT_OUT
+        ],
 
 
 rule figures:
     input:
-        [expand(made_by.output, name=name) for name, made_by in MADE_BY.items() if not name.startswith("table")],
+        [
+            expand(made_by.output, name=name)
+            for name, made_by in MADE_BY.items()
+            if not name.startswith("table") and name not in LEFT_OUT
+        ],
 
 
 if "speed" in config:

@@ -52,6 +52,9 @@ for name in OF_SPEED:
     SOURCES[name] = [*SOURCES.get(name, []), SPEED_CONFIG, "paper_figures/table2_speed.py", *SPEED_RECORDS]
 for name in OF_TESTBED:
     SOURCES[name] = [TESTBED_CONFIG, *(f"paper_figures/{other}.py" for other in OF_TESTBED), *TESTBED_TABLE]
+# What is made of committed records alone, and so only where the configuration does not leave that out.
+ALONE = () if "speed" in config else OF_SPEED if "variants" in CONFIG else (*OF_SPEED, *OF_TESTBED)
+LEFT_OUT = {*ALONE} - {"figure2"} if ALONE and not CONFIG["committed"] else ()
 
 
 def folders_of(wildcards):
