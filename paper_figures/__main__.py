@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import re
 import shutil
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from paper_figures import testbed as testbeds
 from paper_figures.experiment import Experiment
-from paper_figures.speed import CONFIG, Speed
+from paper_figures.options import add_records, log_to_stderr
+from paper_figures.speed import Speed
 from paper_figures.testbed import Testbed
 
 FOLDER = Path(__file__).resolve().parent
@@ -89,40 +89,11 @@ def main(words: list[str] | None = None) -> int:
         "  python -m paper_figures table1_testbed --testbed-folder results/testbed --out results/testbed/tables",
     )
     parser.add_argument("target", metavar="TARGET", choices=targets(), help=", ".join(targets()))
-    parser.add_argument("--experiment-folder", type=Path, metavar="FOLDER", help="results/EXPERIMENT")
-    parser.add_argument("--records", type=Path, metavar="FILE", help="the tidy table (default: FOLDER/records.parquet)")
-    parser.add_argument(
-        "--speed-folder", type=Path, metavar="FOLDER", help="records of speed are in FOLDER/records; none need be there"
-    )
-    parser.add_argument(
-        "--speed-config",
-        type=Path,
-        default=CONFIG,
-        metavar="FILE",
-        help="what they were measured under (default: h100)",
-    )
-    parser.add_argument(
-        "--testbed-folder",
-        type=Path,
-        metavar="FOLDER",
-        help="records of the quality experiments are in FOLDER/records; none need be there",
-    )
-    parser.add_argument(
-        "--testbed-records", type=Path, metavar="FILE", help="their tidy table (default: FOLDER/records.parquet)"
-    )
-    parser.add_argument(
-        "--testbed-config",
-        type=Path,
-        default=testbeds.CONFIG,
-        metavar="FILE",
-        help="what names their variants (default: testbed)",
-    )
+    add_records(parser, required=False)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the files go")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="where PDF and PNG go (default: as --out)")
     args = parser.parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("fontTools", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_to_stderr()
     folder = args.experiment_folder
     source = Experiment(folder, args.records or folder / "records.parquet") if folder else None
     speed = Speed(args.speed_folder, args.speed_config) if args.speed_folder else None

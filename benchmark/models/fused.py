@@ -268,15 +268,22 @@ def wan_modulation(table: torch.Tensor, temb: torch.Tensor) -> tuple[torch.Tenso
     return (table[:, :2] + temb[:, :2].float()).unbind(1)
 
 
-class FusedHunyuanVideoBlock(nn.Module):
-    """A ``HunyuanVideoTransformerBlock``, of two streams; see the module's first lines."""
+class TwoStreams(nn.Module):
+    """What fused blocks share whose attention joins a stream of video and one of text."""
 
-    def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
+    def __init__(self, block: nn.Module, attention: nn.Module, parts: Collection[str]) -> None:
         super().__init__()
         self.block = block
         self.parts = frozenset(parts)
-        self.processor = block.attn.processor
-        self.projections, self.text_projections = _two_streams(block.attn)
+        self.processor = attention.processor
+        self.projections, self.text_projections = _two_streams(attention)
+
+
+class FusedHunyuanVideoBlock(TwoStreams):
+    """A ``HunyuanVideoTransformerBlock``, of two streams; see the module's first lines."""
+
+    def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
+        super().__init__(block, block.attn, parts)
 
     def forward(
         self,
@@ -425,15 +432,11 @@ def modulation(norm: nn.Module, temb: torch.Tensor, parts: int) -> tuple[torch.T
     return norm.linear(norm.silu(temb)).chunk(parts, dim=1)
 
 
-class FusedMochiBlock(nn.Module):
+class FusedMochiBlock(TwoStreams):
     """A ``MochiTransformerBlock``; see the module's first lines. Its feed-forward is SwiGLU, which has no epilogue."""
 
     def __init__(self, block: nn.Module, parts: Collection[str]) -> None:
-        super().__init__()
-        self.block = block
-        self.parts = frozenset(parts)
-        self.processor = block.attn1.processor
-        self.projections, self.text_projections = _two_streams(block.attn1)
+        super().__init__(block, block.attn1, parts)
 
     def forward(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from paper_figures import testbed as testbeds
 from paper_figures.experiment import Experiment
+from paper_figures.options import add_records, log_to_stderr
 from paper_figures.report.page import build
-from paper_figures.speed import CONFIG, Speed
+from paper_figures.speed import Speed
 
 
 def main(words: list[str] | None = None) -> int:
@@ -20,37 +20,13 @@ def main(words: list[str] | None = None) -> int:
         description="Build the report of an experiment: one page that opens from the file system, without a network.",
         epilog="example: python -m paper_figures.report --experiment-folder results/quick --out results/quick/report",
     )
-    parser.add_argument("--experiment-folder", type=Path, required=True, metavar="FOLDER", help="results/EXPERIMENT")
-    parser.add_argument("--records", type=Path, metavar="FILE", help="the tidy table (default: FOLDER/records.parquet)")
+    add_records(parser, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where index.html and clips/ go")
     parser.add_argument(
         "--front", type=Path, metavar="FILE", help="a second copy of the page, whose links lead to the same files"
     )
-    parser.add_argument("--speed-folder", type=Path, metavar="FOLDER", help="records of speed are in FOLDER/records")
-    parser.add_argument(
-        "--speed-config",
-        type=Path,
-        default=CONFIG,
-        metavar="FILE",
-        help="what they were measured under (default: h100)",
-    )
-    parser.add_argument(
-        "--testbed-folder", type=Path, metavar="FOLDER", help="records of the trained testbed are in FOLDER/records"
-    )
-    parser.add_argument(
-        "--testbed-records", type=Path, metavar="FILE", help="their tidy table (default: FOLDER/records.parquet)"
-    )
-    parser.add_argument(
-        "--testbed-config",
-        type=Path,
-        default=testbeds.CONFIG,
-        metavar="FILE",
-        help="what names their variants (default: testbed)",
-    )
     args = parser.parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for chatty in ("fontTools", "matplotlib", "PIL"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_to_stderr()
     source = Experiment(args.experiment_folder, args.records or args.experiment_folder / "records.parquet")
     speed = Speed(args.speed_folder, args.speed_config) if args.speed_folder else None
     folder, table, config = args.testbed_folder, args.testbed_records, args.testbed_config
