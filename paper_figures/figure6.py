@@ -21,5 +21,6 @@ def make(source: Experiment, out: Path) -> list[Path]:
     cells = [cell for cell in source.cells() if cell.length == LENGTH]
     if not cells:
         raise ValueError(f"{source.table}: no record of length {LENGTH}; Figure 6 needs them")
+    cells = [cell for cell in cells if cell.model == cells[0].model]
     clips = [clip for clip in CLIPS if clip < cells[0].fact("clips")]
-    return draw([strip(source, cells[0].model, LENGTH, clip, FRAMES) for clip in clips], out, "figure6")
+    return draw([strip(source, cells, clip, FRAMES) for clip in clips], out, "figure6")

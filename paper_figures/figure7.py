@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paper_figures.experiment import Experiment
+from paper_figures.experiment import CellRows, Experiment
 from paper_figures.figure6 import LENGTH as TRAINED
 from paper_figures.strips import draw, strip
 
@@ -21,6 +21,8 @@ def make(source: Experiment, out: Path) -> list[Path]:
     longer = [cell for cell in source.cells() if cell.length != TRAINED]
     if not longer:
         raise ValueError(f"{source.table}: no record of another length than {TRAINED}; Figure 7 needs them")
-    model = longer[0].model
-    lengths = dict.fromkeys(cell.length for cell in longer if cell.model == model)
-    return draw([strip(source, model, length, CLIP, FRAMES) for length in lengths], out, "figure7")
+    lengths: dict[str, list[CellRows]] = {}
+    for cell in longer:
+        if cell.model == longer[0].model:
+            lengths.setdefault(cell.length, []).append(cell)
+    return draw([strip(source, cells, CLIP, FRAMES) for cells in lengths.values()], out, "figure7")

@@ -15,7 +15,7 @@ from benchmark.tuning.style import PLAIN
 from paper_figures import published
 from paper_figures.ablation_panels import absent
 from paper_figures.experiment import CellRows
-from paper_figures.shown_clips import pictures
+from paper_figures.shown_clips import NOT_COMMITTED, pictures
 from paper_figures.style import WIDTH, look, save, styled
 from paper_figures.testbed_entries import Numbers, gather, judge
 
@@ -182,7 +182,7 @@ def strips(figure: Figure, source: Testbed, shown: list[Row], side: float, numbe
         figure.text(0.04 / wide, middle, row.label, va="center", fontsize=7.5)
         clip = pictures(source.experiment, row.cell, number) if row in drawn else None
         if clip is None:
-            why = "this clip is not committed" if row in drawn else row.cell.failed("generate")["status"]
+            why = NOT_COMMITTED if row in drawn else row.cell.failed("generate")["status"]
             figure.text((LABEL + 4 * side) / wide, middle, why, ha="center", va="center", fontsize=7, style="italic")
         else:
             strip(figure, clip, LABEL, bottom, side)

@@ -10,6 +10,9 @@ import numpy as np
 from benchmark.publish_records import CLIPS, INDEX
 from paper_figures.experiment import CellRows, Experiment
 
+NOT_COMMITTED = "this clip is not committed"
+"""What stands where a clip would."""
+
 
 def pictures(source: Experiment, cell: CellRows, number: int) -> np.ndarray | None:
     """A clip of a cell: uint8 (frames, height, width, 3).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from paper_figures.entries import ROLES, WORDS
 from paper_figures.experiment import CellRows, Experiment
+from paper_figures.shown_clips import NOT_COMMITTED
 from paper_figures.style import WIDTH, look, save, styled
 
 LABEL, END, GAP, FOOT = 0.95, 0.72, 0.12, 0.08
@@ -38,19 +40,25 @@ class Strip:
     rows: list[tuple[CellRows, np.ndarray | None, str]]
 
 
-def strip(source: Experiment, model: str, length: str, clip: int, count: int) -> Strip:
-    """The strip of a clip at a length, with all methods that have records.
+Reader = Callable[[Experiment, CellRows, int], "np.ndarray | None"]
+"""Reads a cell's clip by its number: uint8 (frames, height, width, 3), or None where it is not at hand."""
+
+
+def strip(
+    source: Experiment, cells: list[CellRows], clip: int, count: int, reader: Reader | None = None, label: str = ""
+) -> Strip:
+    """The strip of a clip under all methods of some cells of one model and length.
 
     Args:
         clip: number of the prompt.
         count: frames that are shown, evenly spread from the first to the last.
+        reader: where clips come from; the experiment's own, which must be there, unless another is given.
+        label: what stands in the heading besides model and length.
 
     Raises:
-        ValueError: there are no records, no clip passed, the clip is not there, or it is not the one of the record.
+        ValueError: no clip passed, a clip is not there, or it is not the one of the record.
     """
-    cells = [cell for cell in source.cells() if (cell.model, cell.length) == (model, length)]
-    if not cells:
-        raise ValueError(f"{source.table}: no record of {model} at {length}")
+    reader = reader or read
     frames = cells[0].fact("frames")
     times = [round(n * (frames - 1) / max(count - 1, 1)) for n in range(min(count, frames))]
     prompt, rows = None, []
@@ -61,22 +69,28 @@ def strip(source: Experiment, model: str, length: str, clip: int, count: int) ->
             continue
         told = source.record(cell, "generate")["clips"]
         if clip >= len(told):
-            raise ValueError(f"{cell.method} at {length}: clip {clip} is asked for, its record names {len(told)}")
-        rows.append((cell, read(source, cell, told[clip])[times], verdict(source, cell, clip)))
+            raise ValueError(f"{cell.method} at {cell.length}: clip {clip} is asked for, its record names {len(told)}")
+        pictures = reader(source, cell, clip)
+        if pictures is None:
+            rows.append((cell, None, NOT_COMMITTED))
+        else:
+            rows.append((cell, pictures[times], verdict(source, cell, clip)))
         prompt = prompt or told[clip]["prompt"]
     if prompt is None:
-        raise ValueError(f"{source.table}: no clip of {model} at {length} passed")
-    return Strip(f"{model}, {length} ({frames} frames)", prompt, times, rows)
+        raise ValueError(f"{source.table}: no clip of {cells[0].model} at {cells[0].length} passed")
+    heading = f"{cells[0].model}, {cells[0].length} ({frames} frames)" + (f", {label}" if label else "")
+    return Strip(heading, prompt, times, rows)
 
 
-def read(source: Experiment, cell: CellRows, told: dict) -> np.ndarray:
-    """A clip that a record names: uint8 (frames, height, width, 3).
+def read(source: Experiment, cell: CellRows, number: int) -> np.ndarray:
+    """A clip of a cell's record: uint8 (frames, height, width, 3).
 
     Raises:
         ValueError: the file is missing, or is another than the record's.
     """
     from benchmark.clips import read_clip, sha256
 
+    told = source.record(cell, "generate")["clips"][number]
     path = source.file("clips", *cell.path, told["name"])
     if sha256(path) != told["sha256"]:
         raise ValueError(f"{path}: not the clip that its record names; generate it anew")
@@ -101,7 +115,8 @@ def draw(strips: list[Strip], out: Path, name: str) -> list[Path]:
     """Draws strips beside each other and writes the figure. Returns its files."""
     shown = [len(one.times) for one in strips]
     side = (WIDTH - LABEL - len(strips) * END - (len(strips) - 1) * GAP) / sum(shown)
-    shape = next(pictures.shape for one in strips for _, pictures, _ in one.rows if pictures is not None)
+    shapes = (pictures.shape for one in strips for _, pictures, _ in one.rows if pictures is not None)
+    shape = next(shapes, (1, 1, 2, 3))
     tall = side * shape[1] / shape[2]
     prompts = [textwrap.wrap(one.prompt, int((n * side + END) * 18)) for one, n in zip(strips, shown, strict=True)]
     head = HEAD + LINE * max(map(len, prompts))

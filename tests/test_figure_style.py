@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from benchmark.publish_records import compress
 from benchmark.records import make_record, write_json
-from paper_figures import figure_style, published, testbed, testbed_entries
+from paper_figures import figure6_testbed, figure7_testbed, figure_style, published, strips, testbed, testbed_entries
 from paper_figures.experiment import Experiment
-from paper_figures.shown_clips import decoded, pictures
+from paper_figures.shown_clips import NOT_COMMITTED, decoded, pictures
 
 CLIPS = 5
 CONFIG = {"variants": {name: {"for": ["style"], "methods": ["dense"]} for name in ("x4-tuned", "style", "x4-style")}}
@@ -141,9 +141,22 @@ def test_the_figure_is_made(source, tmp_path):
     assert all(path.stat().st_size > 10_000 for path in files)
 
 
+def test_strips_show_the_committed_clips_of_each_variant(source, tmp_path):
+    groups = figure6_testbed.shown(source, source.cells("style"))
+    assert [key[2] for key in groups] == ["x4-tuned", "style", "x4-style"]
+    assert figure6_testbed.clip_of(source, groups.values()) == 2
+    merged = groups["testbed-nano", "4x", "x4-style"]
+    one = strips.strip(source.experiment, merged, 2, 3, pictures, "merged")
+    assert one.heading.endswith("4x (64 frames), merged")
+    assert [words for _, clip, words in one.rows if clip is None] == [NOT_COMMITTED]
+    assert [clip.shape for _, clip, _ in one.rows if clip is not None] == [(3, 64, 64, 3)]
+    assert len(figure6_testbed.make_strips(source, groups, tmp_path, "figure6_testbed")) == 2
+
+
 def test_nothing_measured_says_so(tmp_path: Path):
     nothing = testbed.Testbed(Experiment(tmp_path, tmp_path / "records.parquet"), CONFIG)
     assert figure_style.rows(nothing) == []
+    assert all(len(figure.make(nothing, tmp_path)) == 2 for figure in (figure6_testbed, figure7_testbed))
     assert len(figure_style.make(nothing, tmp_path)) == 2
     axes = Figure().subplots()
     figure_style.style_panel(axes, testbed_entries.gather(nothing.experiment, [], ()), [], None)

@@ -166,10 +166,15 @@ def test_svgs_masks_are_one_band_in_two_orders():
     assert not masks["spatial"][0, (frames - 1) * size]
 
 
+def cells_at(source: Experiment, length: str):
+    return [cell for cell in source.cells() if cell.length == length]
+
+
 def test_a_strip_shows_the_records_clips(folder):
     from benchmark.clips import read_clip
 
-    shown = strip(Experiment(folder, folder / "records.parquet"), "testbed-nano", "1x", 1, 4)
+    source = Experiment(folder, folder / "records.parquet")
+    shown = strip(source, cells_at(source, "1x"), 1, 4)
     assert shown.times == [0, 5, 10, 15] and shown.prompt.startswith("a ")
     rows = {cell.method: (pictures, words) for cell, pictures, words in shown.rows}
     assert list(rows) == ["dense", "riflex", "radial", "brand_new"]
@@ -180,7 +185,8 @@ def test_a_strip_shows_the_records_clips(folder):
 
 
 def test_a_method_without_clips_shows_its_status(folder):
-    shown = strip(Experiment(folder, folder / "records.parquet"), "testbed-nano", "4x", 0, 4)
+    source = Experiment(folder, folder / "records.parquet")
+    shown = strip(source, cells_at(source, "4x"), 0, 4)
     assert {cell.method: (pictures is None, words) for cell, pictures, words in shown.rows}["radial"] == (
         True, "out of memory",
     )  # fmt: skip
@@ -192,12 +198,12 @@ def test_clips_that_are_not_the_records_are_refused(tmp_path):
     clip = tmp_path / "clips" / "testbed-nano" / "1x" / "dense" / "untuned" / "000.mkv"
     clip.write_bytes(clip.with_name("001.mkv").read_bytes())
     with pytest.raises(ValueError, match=r"000\.mkv: not the clip"):
-        strip(source, "testbed-nano", "1x", 0, 4)
+        strip(source, cells_at(source, "1x"), 0, 4)
     clip.unlink()
     with pytest.raises(ValueError, match="missing"):
-        strip(source, "testbed-nano", "1x", 0, 4)
+        strip(source, cells_at(source, "1x"), 0, 4)
     with pytest.raises(ValueError, match="clip 3"):
-        strip(source, "testbed-nano", "1x", 3, 4)
+        strip(source, cells_at(source, "1x"), 3, 4)
 
 
 @pytest.mark.parametrize(

@@ -682,7 +682,7 @@ def test_the_page_alone_shows_its_clips_and_saves_its_files(seen, folder, tmp_pa
                 const context = copy.getContext('2d', {{ willReadFrequently: true }});
                 context.drawImage(canvas, 0, 0);
                 return [...context.getImageData(0, 0, canvas.width, canvas.height).data]; }})()"""
-            clip = read(source, cell, source.record(cell, "generate")["clips"][0])
+            clip = read(source, cell, 0)
             seen.wait(f"{pixels}.some((value, n) => n % 4 < 3 && value > 0)")
             shown = np.array(seen.run(pixels), np.uint8).reshape(*clip.shape[1:3], 4)
             np.testing.assert_array_equal(shown[..., :3], clip[frame])

@@ -329,6 +329,9 @@ def test_what_is_missing_is_one_line_and_exit_status_2(tmp_path, capsys):
 
 def test_targets_are_the_files():
     ablations = [f"ablation_{letter}" for letter in "abcd"]
-    figures = [*(f"figure{number}" for number in range(2, 9)), "figure_scaling", "figure_speedup", "figure_style"]
+    figures = [
+        *sorted([*(f"figure{number}" for number in range(2, 9)), *(f"figure{number}_testbed" for number in (6, 7))])
+    ]
+    figures += ["figure_scaling", "figure_speedup", "figure_style"]
     tables = [f"table{number}{kind}" for number in (1, 2) for kind in ("", "_speed", "_testbed")]
     assert targets() == [*ablations, *figures, *tables, "table_error", "table_kernels", "table_outside"]

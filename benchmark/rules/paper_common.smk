@@ -24,7 +24,7 @@ else:
     HELD["speed"] = committed(SPEED)
     # The quality experiments: this experiment's own records where it has variants, else those that are committed.
     OF_TESTBED = (
-        *("table1_testbed", "table2_testbed", "figure8", "figure_style"),
+        *("table1_testbed", "table2_testbed", "figure6_testbed", "figure7_testbed", "figure8", "figure_style"),
         *("ablation_a", "ablation_b", "ablation_c", "ablation_d"),
     )
     if "variants" in CONFIG:

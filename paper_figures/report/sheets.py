@@ -107,12 +107,12 @@ def clips_of(source: Experiment, cell: CellRows) -> list[tuple[dict[str, Any], n
     if any(row["kind"] == "measure" for row in cell.rows) and cell.failed("measure") is None:
         numbers = {clip["name"]: clip.get("values", {}) for clip in source.record(cell, "measure")["clips"]}
     clips = []
-    for told in source.record(cell, "generate")["clips"][:CLIPS]:
+    for number, told in enumerate(source.record(cell, "generate")["clips"][:CLIPS]):
         clip = {key: told.get(key) for key in ("name", "prompt", "seed", "sha256")}
         clip["values"] = numbers.get(told["name"], {})
         frames = None
         try:
-            frames, reduced = fitted(read(source, cell, told))
+            frames, reduced = fitted(read(source, cell, number))
             count, height, width, _ = frames.shape
             clip |= {"frames": count, "width": width, "height": height, "reduced": reduced}
         except ValueError as error:
