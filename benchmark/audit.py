@@ -32,8 +32,8 @@ from typing import Any
 
 from benchmark import registry
 from benchmark.canonical import canonical_record, record_files
-from benchmark.cell import from_record
-from benchmark.config import REFERENCE, ROOT, weights_files
+from benchmark.cell import REFERENCE, from_record
+from benchmark.config import ROOT, weights_files
 from benchmark.records import describe_device, provenance, read_record, sha256_file
 from benchmark.testbed import shards
 from benchmark.tolerance import ABSOLUTE, CONTROL, RELATIVE, least_psnr

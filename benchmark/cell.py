@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+REFERENCE = "dense"
+"""The method whose clips all others are compared with."""
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import registry
-from benchmark.config import REFERENCE
+from benchmark.cell import REFERENCE
 from benchmark.records import read_record
 
 logger = logging.getLogger(__name__)

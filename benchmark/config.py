@@ -1,4 +1,4 @@
-"""The configuration of an experiment: read, checked before any job starts, and turned into cells.
+"""The configuration of an experiment: read, and checked before any job starts.
 
 ``config/schema.yaml`` says what a file may hold; here its names, shapes and budgets are held against what exists.
 Every refusal is one line with the key, the value and what is allowed.
@@ -7,32 +7,26 @@ Every refusal is one line with the key, the value and what is allowed.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from benchmark.cell import Cell, canonical
+from benchmark.cell import REFERENCE, Cell, canonical
+from benchmark.cells import cells, shape
+from benchmark.reach import check_budgets
 
 if TYPE_CHECKING:
-    from benchmark.layout import VideoLayout
-    from benchmark.method import Method
     from benchmark.models import ModelSpec
-
-    Place = tuple[str, Method, VideoLayout]
-    Reach = Callable[[Method, VideoLayout], tuple[float, float] | None]
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_FILE = ROOT / "config" / "schema.yaml"
 WEIGHTS_FOLDER = Path("benchmark/testbed/weights")  # below the project's root
-REFERENCE = "dense"
 
 _VARIANT, _SEED = re.compile(r"[A-Za-z][A-Za-z0-9_-]*"), re.compile(r"seed\d+")
 
@@ -120,7 +114,7 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
         config["variants"] = _variants(config, specs)
         _check_alike(cells(config))
     if budgets:
-        _check_budgets(config, specs)
+        check_budgets(config, specs)
     return config
 
 
@@ -138,129 +132,6 @@ def load(path: Path | str, budgets: bool = True) -> dict[str, Any]:
     except ValueError as error:
         line = str(error)
         raise ValueError(line if line.startswith(f"{path}:") else f"{path}: {line}") from None
-
-
-def cells(config: Mapping[str, Any]) -> list[Cell]:
-    """Every cell of a checked configuration: models, then lengths, then methods, each untuned and then tuned.
-
-    A cell says everything that decides its own clips and nothing else. A method without a density to set gets no
-    budget, so that another budget does not run it again.
-
-    With ``variants`` there are their cells instead, in their order, and before them the references that these are
-    compared with: the untuned dense cells of each length and seed. A reference is dense in all steps whatever the
-    schedule, so it states none. That of another seed than the experiment's has a variant, ``seed8`` of seed 8.
-    """
-    if "variants" in config:
-        return [*_references(config), *_variant_cells(config)]
-    found, tuned = [], config.get("tuned")
-    for model in config["models"]:
-        for length in config["lengths"]:
-            for method in config["methods"]:
-                cell = _cell(config, model, length, method)
-                found.append(cell)
-                if tuned and method in tuned["methods"] and length["name"] in tuned["lengths"]:
-                    settings = {key: value for key, value in tuned.items() if key not in ("methods", "lengths")}
-                    found.append(replace(cell, tuned=True, tuning_settings=settings))
-    return found
-
-
-def _cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], method: str, **changes: Any) -> Cell:
-    """The untuned cell of a configuration, whose budget, knobs, schedule and others may be changed."""
-    from benchmark import models, registry
-    from benchmark.budget import has_budget
-
-    spec = models.get(model)
-    frames, height, width = shape(spec, length)
-    knobs = dict(changes.pop("knobs", config["knobs"].get(method, {})))
-    budget = changes.pop("budget", config["budget"])
-    solvable = has_budget(registry.get(method, knobs), spec.layout(frames, height, width), config["block"])
-    settings = {
-        "experiment": config["experiment"],
-        "model": model,
-        "length": length["name"],
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "method": method,
-        "knobs": knobs,
-        "budget": budget if solvable else None,
-        "block": config["block"],
-        "kernel": config["kernel"],
-        **config["schedule"],
-        "clips": config["prompts"]["count"],
-        "seed": config["prompts"]["seed"],
-    }
-    return Cell(**(settings | changes))
-
-
-def _references(config: Mapping[str, Any]) -> list[Cell]:
-    """The dense cells that the cells of variants are compared with."""
-    own = config["prompts"]["seed"]
-    found = []
-    for model in config["models"]:
-        for length in config["lengths"]:
-            users = [value for value in config["variants"].values() if length["name"] in value["lengths"]]
-            for seed in dict.fromkeys([own] * bool(users) + [value["seed"] for value in users]):
-                plain = {"dense_steps": 0, "dense_layers": 0, "seed": seed}
-                name = "" if seed == own else f"seed{seed}"
-                found.append(_cell(config, model, length, REFERENCE, **plain, variant=name))
-    return found
-
-
-def _variant_cells(config: Mapping[str, Any]) -> Iterator[Cell]:
-    for model in config["models"]:
-        for name in config["variants"]:
-            for length in config["lengths"]:
-                for method in config["methods"]:
-                    variant = config["variants"][name]
-                    if length["name"] in variant["lengths"] and method in variant["methods"]:
-                        yield _variant_cell(config, model, length, method, name)
-
-
-def _variant_cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], method: str, name: str) -> Cell:
-    variant = config["variants"][name]
-    changes: dict[str, Any] = {
-        "knobs": variant["knobs"].get(method, {}),
-        "budget": variant["budget"],
-        **variant["schedule"],
-        "seed": variant["seed"],
-        "variant": name,
-    }
-    if variant["tuned"] is not None:
-        changes |= {"tuned": True, "tuning_settings": variant["tuned"]}
-    if variant["merge"] is not None:
-        parts = (_part(config, name, part, length["name"], method) for part in variant["merge"])
-        records = [Path(f"results/{config['experiment']}/records", model, *place, "tune.json") for place in parts]
-        changes |= {"tuned": True, "merged": [path.as_posix() for path in records]}
-    return _cell(config, model, length, method, **changes)
-
-
-def _part(config: Mapping[str, Any], name: str, part: str, length: str, method: str) -> tuple[str, str, str]:
-    """Length, method and variant of an adapter that a merged variant takes: its own ones, or else the only ones.
-
-    Raises:
-        ValueError: the part has several lengths or methods, and none is the merged variant's.
-    """
-    found = []
-    for key, own in (("lengths", length), ("methods", method)):
-        has = config["variants"][part][key]
-        if own not in has and len(has) > 1:
-            raise ValueError(f"variants.{name}.merge: {part} has {', '.join(has)}, not {own}; {own} or one is needed")
-        found.append(own if own in has else has[0])
-    return *found, part
-
-
-def reference_of(cell: Cell, all_cells: Iterable[Cell]) -> Cell:
-    """The untuned dense cell whose clips a cell's are compared with: of its model, length and seed.
-
-    Raises:
-        ValueError: it is not among the cells.
-    """
-    for other in all_cells:
-        same = (other.model, other.length, other.seed) == (cell.model, cell.length, cell.seed)
-        if same and other.method == REFERENCE and not other.tuned:
-            return other
-    raise ValueError(f"{cell.path}: no untuned {REFERENCE} cell of its length and seed={cell.seed}")
 
 
 def variants_for(config: Mapping[str, Any], purpose: str) -> list[str]:
@@ -290,12 +161,6 @@ def outline(path: Path | str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return config
-
-
-def shape(spec: ModelSpec, length: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Frames, height and width in pixels of a checked length of a model."""
-    frames = length["frames"] if length["frames"] is not None else spec.lengths[length["name"]]
-    return frames, length["height"] or spec.default.height, length["width"] or spec.default.width
 
 
 def is_speed(config: Mapping[str, Any]) -> bool:
@@ -582,70 +447,6 @@ def _check_names(key: str, wanted: list[str], allowed: list[str]) -> None:
     for name in wanted:
         if name not in allowed:
             raise ValueError(f"{key}: {name!r} is unknown: {nearest(name, allowed)}")
-
-
-def _check_budgets(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> None:
-    """Refuses a budget that some method misses by more than a tenth of it, as ``budget.at_budget`` does in the job."""
-    from benchmark.budget import reach
-
-    reached = functools.cache(functools.partial(reach, block=config["block"]))
-    if "variants" not in config:
-        places = _places(config, config["methods"], config["lengths"], specs)
-        _check_budget("budget", config["budget"], config["block"], list(places), reached)
-        return
-    for name, variant in config["variants"].items():
-        lengths = [length for length in config["lengths"] if length["name"] in variant["lengths"]]
-        places = _places(variant, variant["methods"], lengths, specs)
-        _check_budget(f"variants.{name}.budget", variant["budget"], config["block"], list(places), reached)
-
-
-def _check_budget(key: str, budget: float | None, block: int, places: list[Place], reached: Reach) -> None:
-    """Refuses a budget that a place does not reach; ``reached`` is ``budget.reach`` of a method on a layout."""
-    slack = 0.1 * (budget or 0) + 1e-9
-    if budget is None or all(_within(method, layout, block, budget, slack, reached) for _, method, layout in places):
-        return
-    reaches = [(where, reached(method, layout)) for where, method, layout in places]
-    found = [(where, *densities) for where, densities in reaches if densities is not None]
-    out = [(where, low, high) for where, low, high in found if low > budget + slack or high < budget - slack]
-    lowest = math.ceil(1e4 * max(low for _, low, _ in found)) / 1e4
-    highest = math.floor(1e4 * min(high for _, _, high in found)) / 1e4
-    where, low, high = max(out, key=lambda place: max(place[1] - budget, budget - place[2]))
-    line = f"{key}={budget}: {where} in blocks of {block} reaches densities from {low:.4f} to {high:.4f}"
-    if lowest <= highest:
-        raise ValueError(f"{line}; the nearest that all methods reach is {min(max(budget, lowest), highest):.4f}")
-    raise ValueError(f"{line}; no budget is within the reach of all methods")
-
-
-def _places(
-    held: Mapping[str, Any],
-    methods: Iterable[str],
-    lengths: Iterable[Mapping[str, Any]],
-    specs: Mapping[str, ModelSpec],
-) -> Iterator[Place]:
-    """Where a method is run, in words, with its ``knobs``, and on which tokens."""
-    from benchmark import registry
-
-    for spec in specs.values():
-        for length in lengths:
-            layout = spec.layout(*shape(spec, length))
-            for name in methods:
-                where = f"{name} on {spec.name} {length['name']} ({layout})"
-                yield where, registry.get(name, held["knobs"].get(name, {})), layout
-
-
-def _within(method: Method, layout: VideoLayout, block: int, budget: float, slack: float, reached: Reach) -> bool:
-    """Whether a method that can be set reaches a budget; hundreds of settings are planned only as far as is needed."""
-    settings = list(method.settings(layout, block))
-    if not settings:
-        found = reached(method, layout)
-        return found is None or (found[0] <= budget + slack and found[1] >= budget - slack)
-    low = high = False
-    for setting in (settings[0], settings[-1], *settings[1:-1]):
-        density = setting.density(layout, block)
-        low, high = low or density <= budget + slack, high or density >= budget - slack
-        if low and high:
-            return True
-    return False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,8 @@ from typing import Any
 from benchmark import gpus
 from benchmark.canonical import record_files
 from benchmark.cell import Cell, from_record
-from benchmark.config import ROOT, cells, is_speed, load, read
+from benchmark.cells import cells
+from benchmark.config import ROOT, is_speed, load, read
 from benchmark.records import read_record
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from typing import Any
 
 from benchmark import registry
 from benchmark.cell import Cell
-from benchmark.config import ROOT, cells, load, reference_of
+from benchmark.cells import cells, reference_of
+from benchmark.config import ROOT, load
 from benchmark.publish_records import OTHERS
 from benchmark.records import describe_device, read_record, sha256_file, write_json
 from benchmark.speed.committed import REFERENCE, copy_file

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmark.config import REFERENCE, outline, variants_for
+from benchmark.cell import REFERENCE
+from benchmark.config import outline, variants_for
 from paper_figures.experiment import CellRows, Experiment
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ import yaml
 from benchmark import config, models, registry
 from benchmark.budget import at_budget, reach
 from benchmark.cell import Cell, add_cell_arguments, from_arguments
+from benchmark.cells import cells as cells_of
 from benchmark.metric import metric_names
 from benchmark.tuning.settings import TuningSettings
 
@@ -37,7 +38,7 @@ def refusal(budgets=False, **changes):
 def test_shipped_configurations_are_right(name):
     checked = config.load(config.ROOT / "config" / f"{name}.yaml")
     assert checked["experiment"] == name
-    assert len(config.cells(checked)) == len(checked["models"]) * len(checked["lengths"]) * len(checked["methods"])
+    assert len(cells_of(checked)) == len(checked["models"]) * len(checked["lengths"]) * len(checked["methods"])
 
 
 def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_two():
@@ -141,8 +142,8 @@ def test_the_check_of_the_budget_agrees_with_the_solver():
 
 
 def test_cells_say_what_decides_their_clips_and_nothing_else():
-    few = config.cells(config.check(smoke(), budgets=False))
-    more = config.cells(config.check(smoke(methods="all", metrics=["psnr"]), budgets=False))
+    few = cells_of(config.check(smoke(), budgets=False))
+    more = cells_of(config.check(smoke(methods="all", metrics=["psnr"]), budgets=False))
     assert {cell.arguments() for cell in few} < {cell.arguments() for cell in more}
     by_method = {cell.method: cell for cell in few}
     assert by_method["dense"].budget is None  # it has no density to set: another budget shall not run it again
@@ -152,7 +153,7 @@ def test_cells_say_what_decides_their_clips_and_nothing_else():
 
 def test_lengths_by_name_and_by_shape():
     checked = config.check(smoke(lengths=["2x", {"name": "small", "frames": 8, "height": 2 * ROWS}]), budgets=False)
-    shapes = {cell.length: (cell.frames, cell.height, cell.width) for cell in config.cells(checked)}
+    shapes = {cell.length: (cell.frames, cell.height, cell.width) for cell in cells_of(checked)}
     _, height, width = SPEC.default
     assert shapes == {"2x": (SPEC.lengths["2x"], height, width), "small": (8, 2 * ROWS, width)}
 
@@ -169,7 +170,7 @@ def test_keys_that_may_be_left_out_get_their_defaults():
     checked = config.check(least, budgets=False)
     assert (checked["budget"], checked["kernel"], checked["knobs"]) == (None, "auto", {})
     assert checked["lpips"] == {"weights": None, "download": False}
-    assert all(cell.budget is None for cell in config.cells(checked))
+    assert all(cell.budget is None for cell in cells_of(checked))
 
 
 def test_words_of_the_command_line_become_numbers():
@@ -185,7 +186,7 @@ def test_words_of_the_command_line_become_numbers():
 
 def test_knobs_reach_their_method_only():
     checked = config.check(smoke(knobs={"radial": {"sink": False}}), budgets=False)
-    assert {cell.method: cell.knobs for cell in config.cells(checked)} == {
+    assert {cell.method: cell.knobs for cell in cells_of(checked)} == {
         "dense": {},
         "radial": {"sink": False},
         "random": {},
@@ -224,18 +225,18 @@ def test_a_cell_is_read_back_from_its_words():
 
     parser = argparse.ArgumentParser()
     add_cell_arguments(parser)
-    for cell in config.cells(config.check(smoke(knobs={"radial": {"sink": False}}), budgets=False)):
+    for cell in cells_of(config.check(smoke(knobs={"radial": {"sink": False}}), budgets=False)):
         assert isinstance(cell, Cell)
         assert from_arguments(parser.parse_args(cell.arguments().split())) == cell
 
 
 def test_tuned_cells_stand_beside_the_untuned_ones_and_change_none_of_them(caplog):
-    plain = config.cells(config.check(smoke(), budgets=False))
+    plain = cells_of(config.check(smoke(), budgets=False))
     asked = {"lengths": ["2x", "4x"], "methods": ["dense", "radial", "sta"], "rank": 2, "rate": 1}
     with caplog.at_level(logging.INFO):
         checked = config.check(smoke(tuned=asked), budgets=False)
     assert "tuned.lengths: 4x left out" in caplog.text and "tuned.methods: sta left out" in caplog.text
-    found = config.cells(checked)
+    found = cells_of(checked)
     assert [cell for cell in found if not cell.tuned] == plain
     tuned = [cell for cell in found if cell.tuned]
     assert [cell.path.as_posix() for cell in tuned] == [
@@ -250,7 +251,7 @@ def test_tuned_cells_stand_beside_the_untuned_ones_and_change_none_of_them(caplo
 
 
 def test_a_tuned_cell_s_options_read_back():
-    cells = config.cells(config.check(smoke(tuned={"lengths": ["2x"], "methods": ["dense", "radial"]}), budgets=False))
+    cells = cells_of(config.check(smoke(tuned={"lengths": ["2x"], "methods": ["dense", "radial"]}), budgets=False))
     for cell in cells:
         parser = argparse.ArgumentParser()
         add_cell_arguments(parser)

@@ -13,6 +13,7 @@ import yaml
 
 from benchmark import config, publish_records, registry
 from benchmark.__main__ import main
+from benchmark.cells import cells as cells_of
 from benchmark.clips import read_clip
 from benchmark.collect import collect
 from benchmark.generate import generate
@@ -43,7 +44,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for cell in config.cells(config.check(HELD, budgets=False)):
+        for cell in cells_of(config.check(HELD, budgets=False)):
             inputs = RUN / "inputs" / cell.inputs
             write_inputs(cell.model, cell.frames, cell.height, cell.width, cell.clips, cell.seed, inputs)
             if cell.method == "dense" and not cell.tuned:
@@ -116,7 +117,7 @@ def test_a_run_that_is_whole_leaves_nothing_to_run_and_draws_nothing(made, publi
     found = go_on()
     assert len(found.taken) == 7 and not found.left and not found.drawn
     assert records(RUN) == records(published) and not (RUN / "clips").exists()
-    for cell in config.cells(config.check(HELD, budgets=False)):
+    for cell in cells_of(config.check(HELD, budgets=False)):
         assert read_inputs(RUN / "inputs" / cell.inputs)[2] == read_inputs(made / RUN / "inputs" / cell.inputs)[2]
     order = [
         max(path.stat().st_mtime_ns for path in RUN.rglob(f"*{name}"))

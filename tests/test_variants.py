@@ -17,6 +17,8 @@ from projects import small_project
 
 from benchmark import config
 from benchmark.cell import Cell, add_cell_arguments, from_arguments
+from benchmark.cells import cells as cells_of
+from benchmark.cells import reference_of
 from benchmark.collect import collect, write_parquet
 from benchmark.records import make_record, write_json
 from benchmark.tuning import places
@@ -120,7 +122,7 @@ def test_budgets_are_held_against_the_methods_of_each_variant():
 
 
 def test_cells_are_those_of_the_variants_and_their_references():
-    found = config.cells(checked())
+    found = cells_of(checked())
     assert [cell.path.relative_to("testbed-nano").as_posix() for cell in found] == [
         "1x/dense/untuned", "1x/dense/seed8", "2x/dense/untuned",
         "1x/radial/b80", "1x/random/b80", "1x/radial/none", "1x/radial/b80-seed8",
@@ -134,7 +136,7 @@ def test_cells_are_those_of_the_variants_and_their_references():
     assert cells["x2radial"].tuned and cells["x2radial"].budget == 0.7 and cells["x2dense"].budget is None
     folder = "results/trial/records/testbed-nano"
     assert cells["bothradial"].merged == [f"{folder}/2x/radial/x2/tune.json", f"{folder}/1x/dense/style/tune.json"]
-    references = {cell.path.name: config.reference_of(cell, found).path.name for cell in found}
+    references = {cell.path.name: reference_of(cell, found).path.name for cell in found}
     assert references["b80"] == references["none"] == references["x2"] == references["both"] == "untuned"
     assert references["b80-seed8"] == references["seed8"] == "seed8"
     for cell in found:
@@ -147,8 +149,8 @@ def test_cells_are_those_of_the_variants_and_their_references():
 
 
 def test_references_do_not_depend_on_budget_or_schedule():
-    found = config.cells(checked())[:3]
-    other = config.cells(checked(budget=0.6, schedule={"steps": 2, "dense_steps": 2, "dense_layers": 1}))[:3]
+    found = cells_of(checked())[:3]
+    other = cells_of(checked(budget=0.6, schedule={"steps": 2, "dense_steps": 2, "dense_layers": 1}))[:3]
     assert found == other and all(cell.method == "dense" and not cell.tuned for cell in found)
 
 
@@ -170,7 +172,7 @@ def test_variants_by_what_they_are_for():
 def test_the_testbed_s_experiment_is_whole():
     """Every comparison of the paper has its cells, and equal operations are equal."""
     held = config.check(config.read(testbeds.CONFIG), budgets=False)
-    found = {(cell.path.name, cell.length, cell.method): cell for cell in config.cells(held)}
+    found = {(cell.path.name, cell.length, cell.method): cell for cell in cells_of(held)}
     for purpose in ("table1", "table2", "ablation_a", "ablation_b", "ablation_c", "ablation_d", "figure8", "style"):
         assert config.variants_for(held, purpose), purpose
     assert {("untuned", length, "dense") for length in ("1x", "2x", "4x")} | {("seed8", "1x", "dense")} <= found.keys()
@@ -213,7 +215,7 @@ def records_of(folder: Path, cells: list[Cell]) -> list[Path]:
 @pytest.fixture
 def recorded(tmp_path):
     """The records of all cells, in a folder."""
-    return records_of(tmp_path, config.cells(checked(prompts={"count": 3, "seed": 7})))
+    return records_of(tmp_path, cells_of(checked(prompts={"count": 3, "seed": 7})))
 
 
 def test_variants_are_collected_side_by_side(recorded):

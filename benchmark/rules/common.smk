@@ -13,6 +13,7 @@ from benchmark import again
 from benchmark import config as experiments
 from benchmark import gpus
 from benchmark import processes
+from benchmark.cells import cells, reference_of
 from benchmark.estimate import BUDGETS_CHECKED
 from benchmark.tuning import places
 
@@ -28,7 +29,7 @@ try:
     # A process that Snakemake starts for a single job need not hold the budget against all methods again.
     unchecked = workflow.is_main_process and BUDGETS_CHECKED not in os.environ
     CONFIG = experiments.check(experiments.from_words(config), budgets=unchecked)
-    CELLS = {cell.path.as_posix(): cell for cell in experiments.cells(CONFIG)}
+    CELLS = {cell.path.as_posix(): cell for cell in cells(CONFIG)}
     GPUS = gpus.visible()
 except ValueError as error:
     where = ", ".join(map(os.path.relpath, workflow.configfiles))
@@ -98,7 +99,7 @@ def inputs_of(name):
 
 def reference_record(wildcards):
     """The record of the dense clips that a cell's clips are compared with."""
-    reference = experiments.reference_of(cell_of(wildcards), CELLS.values())
+    reference = reference_of(cell_of(wildcards), CELLS.values())
     return f"{RESULTS}/records/{reference.path.as_posix()}/generate.json"
 
 
