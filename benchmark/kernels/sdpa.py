@@ -6,14 +6,15 @@ It takes no block lists, so blocks are left out in three ways:
 - Blocks of 64 tokens or more are skipped. Query blocks with equally many kept key blocks are put together, their keys
   and values are gathered, and all of them are one batched call without a mask.
 - Smaller blocks, those of testbeds, are masked: query rows in runs of 256, against the keys that any row of the run
-  sees, with an additive mask. Gathering keys for every few rows would copy more than it saves.
+  sees, with an additive mask, which is kept for the other layers and steps. Gathering keys for every few rows would
+  copy more than it saves.
 
 Milliseconds a call on one core of a Xeon with AMX: bfloat16, batch 1, 6 heads of 32, half of the pairs kept.
 
     random blocks of 4,136 tokens (dense: 70)       blocks of 4, tokens    1,024   2,048   4,096
-    tokens a block      8    16    32    64   128   dense                    4.4      17      67
-    gathered          377   201   139   100    71   radial                   6.7      27     105
-    masked            110   105   106   100    91   sliding tiles            4.3      16      57
+    tokens a block      8    16    32    64   128   dense                    4.4      17      66
+    gathered          387   155   102    86    65   radial                   6.4      24      94
+    masked            102   102   103    98    93   sliding tiles            3.5      12      48
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from typing import NamedTuple
 
 import torch
 from torch.backends.cuda import SDPAParams
@@ -39,6 +41,7 @@ _RUN = 256  # query rows that share one masked call
 _WORTH_GATHERING = 0.8  # a run gathers its keys when it sees no more than this share of them
 _GATHERED_BYTES = {"cpu": 2**23, "cuda": 2**28}  # keys and values gathered for one call
 _MASK_BYTES = 2**24  # additive mask of one call
+_KEPT_BYTES = 2**27  # additive masks that are kept with a mask of blocks
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -76,7 +79,7 @@ def attend(
     if out is None:
         out = torch.empty(q.shape, dtype=v.dtype, device=v.device)
     if not skips(mask.block):
-        _attend_masked(q, k, v, blocks, mask.block, out)
+        _attend_masked(q, k, v, mask.to(q.device), out)
     elif mask.heads == 1:
         _attend_gathered(q, k, v, blocks[0], mask.block, out)
     else:
@@ -116,24 +119,51 @@ def _attention(q, k, v, bias=None):
     return scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 
-def _attend_masked(q, k, v, blocks, block, out):
-    """Runs of query rows against the keys that the run sees, the rest masked. blocks: (heads, side, side)."""
-    tokens, (heads, side, _) = q.shape[1], blocks.shape
+class _Run(NamedTuple):
+    """Query rows that share one masked call.
+
+    Args:
+        rows: the rows.
+        keys: the keys that any of them sees, int64 (keys,); None for all.
+        bias: additive mask, (heads, rows, keys), in the type of the scores.
+    """
+
+    rows: slice
+    keys: torch.Tensor | None
+    bias: torch.Tensor
+
+
+def _attend_masked(q, k, v, mask, out):
+    """Runs of query rows against the keys that the run sees, the rest masked."""
+    for run in _masked_runs(mask, q.dtype):
+        keys, values = (x if run.keys is None else x.index_select(1, run.keys) for x in (k, v))
+        out[:, run.rows] = _attention(q[:, run.rows], keys, values, run.bias[None])
+
+
+def _masked_runs(mask, dtype):
+    """The runs of a mask, kept with it where they are small: all layers and steps attend with the same ones."""
+    build = functools.partial(_make_runs, dtype=dtype)
+    if mask.heads * mask.tokens**2 * dtype.itemsize > _KEPT_BYTES:
+        return build(mask)
+    return mask.form(f"sdpa {dtype}", lambda mask: list(build(mask)))
+
+
+def _make_runs(mask, dtype):
+    """The runs of a mask, one by one."""
+    blocks, block, tokens, side = mask.blocks, mask.block, mask.tokens, mask.side
     # An additive mask in the type of the scores is a third faster on a CPU than a boolean one.
-    bias = torch.zeros(blocks.shape, dtype=q.dtype, device=q.device).masked_fill_(~blocks, -math.inf)
-    rows = max(min(_RUN, _MASK_BYTES // (heads * tokens * bias.element_size())) // block, 1)
+    bias = torch.zeros(blocks.shape, dtype=dtype, device=blocks.device).masked_fill_(~blocks, -math.inf)
+    rows = max(min(_RUN, _MASK_BYTES // (mask.heads * tokens * dtype.itemsize)) // block, 1)
     for first in range(0, side, rows):
         run = slice(first * block, min((first + rows) * block, tokens))
-        run_bias = bias[:, first : first + rows]
+        run_bias, index = bias[:, first : first + rows], None
         seen = blocks[:, first : first + rows].any(dim=1).any(dim=0).nonzero()[:, 0]
-        keys, values = k, v
         if len(seen) <= _WORTH_GATHERING * side:
             index = _tokens_of(seen, block, tokens)
-            keys, values = k.index_select(1, index), v.index_select(1, index)
             run_bias = run_bias.index_select(2, seen)
         run_bias = run_bias[:, :, None, :, None].expand(-1, -1, block, -1, block).flatten(3, 4).flatten(1, 2)
-        run_bias = run_bias[:, : run.stop - run.start, : keys.shape[1]]
-        out[:, run] = _attention(q[:, run], keys, values, run_bias[None])
+        keys = tokens if index is None else len(index)
+        yield _Run(run, index, run_bias[:, : run.stop - run.start, :keys])
 
 
 def _tokens_of(index, block, tokens):
