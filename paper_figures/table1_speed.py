@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmark.speed.cells import SpeedCell
-from paper_figures import published
+from paper_figures import published, table2_speed
 from paper_figures import speed_entries as entries
 from paper_figures.entries import significant
 from paper_figures.speed import DENSE, LATENCY, Record, Speed
@@ -14,6 +14,8 @@ from paper_figures.tables import Column, Entry, Group, Line, Table, write
 
 READS = "speed"
 SHAPE = "table1"
+TRAINING = ("training_step_s", "training_speedup", "training_amdahl")
+"""Columns of a tuning step, as in Table 2; the paper's Table 1 has none, and most cells here are not tuned."""
 COLUMNS = (
     Column("density", "Density"),
     Column("pflop", "PFLOP", "", "lower", "", "pflops"),
@@ -27,6 +29,7 @@ COLUMNS = (
     Column("step_sparse_s", "Sparse step", "s"),
     Column("outside_s", "Outside attn.", "s"),
     Column("attention_share", "Attn. of dense step", "%"),
+    *(column for column in table2_speed.COLUMNS if column.key in TRAINING),
 )
 REMARKS = (
     "Setting: at the paper's density every method's knob is set for the share of query-key pairs that the published "
@@ -59,6 +62,9 @@ def ours(speed: Speed, cell: SpeedCell, row: published.Published | None) -> Line
         **{name: _part(record, name) for name in ("step_dense_s", "step_sparse_s", "outside_s")},
         "attention_share": _part(record, "attention_share", entries.percent(0)),
     }
+    if speed.trained(cell):
+        step = table2_speed.trained(speed, cell, None)
+        found |= {name: step[name] for name in TRAINING}
     return Line(entries.source(cell, record), found, notes=entries.notes_of(record, cell))
 
 

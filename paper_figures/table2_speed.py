@@ -55,7 +55,7 @@ COLUMNS = (
     Column("training_ratio", "/ published"),
     Column("training_speedup", "Tuning speed-up", "×", "higher", "", "training_speedup"),
     Column("training_verdict", "Tuning verdict"),
-    Column("training_amdahl", "Amdahl", "×"),
+    Column("training_amdahl", "Tuning Amdahl", "×"),
 )
 REMARKS = (
     "Setting: at the paper's density every method's knob is set for the published sparsity of its own row (for methods "
