@@ -198,6 +198,23 @@ def weights_files(model: str) -> list[Path]:
     return [*weights, WEIGHTS_FOLDER / "manifest.json"]
 
 
+def require_weights(config: Mapping[str, Any]) -> None:
+    """Refuses an experiment whose testbed has no weights yet, before anything is planned.
+
+    Raises:
+        ValueError: the files of a model are missing; the line says how they are made.
+    """
+    for model in config["models"]:
+        missing = [path for path in weights_files(model) if not (ROOT / path).exists()]
+        if missing:
+            record = f"results/{config['experiment']}/training/{model}.training.json"
+            raise ValueError(
+                f"models: {model} has no weights, {missing[0].as_posix()} is missing; snakemake {record} with this "
+                f"configuration trains it, python -m benchmark publish --model {model} --from "
+                f"{Path(record).parent.as_posix()} puts it there"
+            )
+
+
 def _checked_schema(config: Mapping[str, Any]) -> dict[str, Any]:
     """Holds a configuration against the schema, which is returned."""
     import jsonschema

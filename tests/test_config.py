@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import yaml
@@ -261,3 +262,13 @@ def test_a_tuned_cell_s_options_read_back():
     add_cell_arguments(parser)
     with pytest.raises(ValueError, match="--tune rank=4: the cell is not tuned"):
         from_arguments(parser.parse_args([*cells[0].arguments().split(), "--tune", "rank=4"]))
+
+
+def test_weights_that_are_missing_are_named_with_what_makes_them(monkeypatch):
+    config.require_weights(smoke())
+    monkeypatch.setattr(config, "WEIGHTS_FOLDER", Path("nowhere"))
+    with pytest.raises(ValueError) as caught:
+        config.require_weights(smoke())
+    line = str(caught.value)
+    assert line.startswith("models: testbed-nano has no weights, nowhere/testbed-nano.safetensors is missing")
+    assert "results/smoke/training/testbed-nano.training.json" in line and "\n" not in line

@@ -30,6 +30,8 @@ try:
     unchecked = workflow.is_main_process and BUDGETS_CHECKED not in os.environ
     CONFIG = experiments.check(experiments.from_words(config), budgets=unchecked)
     CELLS = {cell.path.as_posix(): cell for cell in cells(CONFIG)}
+    if not any("/training/" in word for word in sys.argv):  # what is trained needs none
+        experiments.require_weights(CONFIG)
     GPUS = gpus.visible()
 except ValueError as error:
     where = ", ".join(map(os.path.relpath, workflow.configfiles))
