@@ -27,8 +27,7 @@ from paper_figures.ablations import (
     total,
 )
 from paper_figures.intervals import Interval
-from paper_figures.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, look, save, styled
-from paper_figures.testbed import NOT_YET
+from paper_figures.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, absent, look, save, styled
 from paper_figures.testbed_entries import Numbers
 
 SERIES = ((VERMILION, "o", "-"), (BLUE, "s", "--"), (GREEN, "^", "-."), (ORANGE, "v", ":"), (SKY, "D", "-"))
@@ -115,12 +114,6 @@ def mask_panel(axes: Axes, ablation: Ablation, groups: list[tuple[str, list[Poin
     axes.set_xlim(-0.6, len(groups) - 0.4)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-
-
-def absent(axes: Axes) -> None:
-    """A panel of which nothing is measured."""
-    axes.text(0.5, 0.5, NOT_YET, transform=axes.transAxes, ha="center", va="center", fontsize=7, color=GREY)
-    axes.set(xticks=[], yticks=[])
 
 
 def our_panel(axes: Axes, ablation: Ablation, held: Numbers, parts: list[Series], metric: str) -> None:

@@ -18,8 +18,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from paper_figures import published, table2_speed
 from paper_figures.experiment import Experiment
 from paper_figures.published import Published
-from paper_figures.speed import DENSE, LATENCY, NOT_YET, RADIAL, TRAINING, Speed
-from paper_figures.style import GREY, WIDTH, look, save, styled
+from paper_figures.speed import DENSE, LATENCY, RADIAL, TRAINING, Speed
+from paper_figures.style import GREY, WIDTH, absent_at, look, save, styled
 
 READS = "both"
 MODEL, PAPER_MODEL = "hunyuanvideo", "HunyuanVideo"
@@ -133,7 +133,7 @@ def _beside(axes: Axes, own: Points, paper: Points, stated: Mapping[int, str], u
         )
     _frame(axes, unit, own, paper)
     if not any(own.values()):
-        axes.text(0.97, 0.03, NOT_YET, transform=axes.transAxes, ha="right", fontsize=7, color=GREY)
+        absent_at(axes, 0.72, 0.05)
     _ratios(axes, own, stated, paper)
 
 

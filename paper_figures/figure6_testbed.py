@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from paper_figures.ablation_panels import absent
 from paper_figures.experiment import CellRows
 from paper_figures.shown_clips import pictures
 from paper_figures.strips import draw, strip
-from paper_figures.style import WIDTH, save, styled
+from paper_figures.style import WIDTH, absent, save, styled
 
 if TYPE_CHECKING:
     from paper_figures.testbed import Testbed

@@ -13,9 +13,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from benchmark.tuning.settings import FULL, LORA
 from paper_figures import decay_panels, published
 from paper_figures.intervals import Interval
-from paper_figures.style import GREY, WIDTH, look, save, styled
+from paper_figures.style import WIDTH, absent, look, save, styled
 from paper_figures.table2_testbed import FIGURE, PURPOSE, REWARD, UNTUNED, Row, row_of
-from paper_figures.testbed import NOT_YET
 from paper_figures.testbed_entries import gather, judge
 
 if TYPE_CHECKING:
@@ -107,12 +106,6 @@ def reward_panel(axes: Axes, found: Curves, title: str) -> None:
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.legend(loc="best", handlelength=2.6)
-
-
-def absent(axes: Axes) -> None:
-    """A panel of which nothing is measured."""
-    axes.text(0.5, 0.5, NOT_YET, transform=axes.transAxes, ha="center", fontsize=7, color=GREY)
-    axes.set(xticks=[], yticks=[])
 
 
 def decay(source: Testbed, model: str | None) -> dict[str, Any] | None:

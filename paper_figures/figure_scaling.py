@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from paper_figures.entries import paper_name
-from paper_figures.speed import DENSE, LATENCY, NOT_YET, RADIAL, Speed, fit_power
-from paper_figures.style import GREY, WIDTH, look, save, styled
+from paper_figures.speed import DENSE, LATENCY, RADIAL, Speed, fit_power
+from paper_figures.style import WIDTH, absent, look, save, styled
 
 READS = "speed"
 TITLES = {DENSE: "Dense", RADIAL: "Radial"}
@@ -56,9 +56,7 @@ def panel(axes: Axes, speed: Speed, model: str, name: str) -> None:
                 *zip(*points, strict=True), color=colour, marker=marker, linestyle="", markersize=5.5, label=label
             )
     if not tokens:
-        axes.text(0.5, 0.5, NOT_YET, transform=axes.transAxes, ha="center", fontsize=7, color=GREY)
-        axes.set(xticks=[], yticks=[])
-        axes.minorticks_off()
+        absent(axes)
         return
     axes.minorticks_off()
     axes.xaxis.set_major_locator(FixedLocator(tokens))

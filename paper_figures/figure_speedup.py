@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from paper_figures.entries import paper_name
-from paper_figures.speed import DENSE, LATENCY, NOT_YET, Speed
+from paper_figures.speed import DENSE, LATENCY, Speed
 from paper_figures.speed_entries import title
-from paper_figures.style import GREY, WIDTH, look, save, styled
+from paper_figures.style import GREY, WIDTH, absent_at, look, save, styled
 
 READS = "speed"
 PANELS = {"kernel": "One attention call", "generation": "Generation of a clip"}
@@ -67,7 +67,7 @@ def panel(axes: Axes, found: list[Point], kind: str) -> None:
             linestyle="",
         )
     if not found:
-        axes.text(0.7, 0.3, NOT_YET, transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+        absent_at(axes, 0.7, 0.3)
     for axis, end in ((axes.xaxis, right), (axes.yaxis, high)):
         axis.set_major_locator(FixedLocator([tick for tick in (0.5, 1, 1.5, 2, 3, 5, 10, 20, 50) if tick <= end]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))

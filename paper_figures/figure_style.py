@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 
 from benchmark.tuning.style import PLAIN
 from paper_figures import published
-from paper_figures.ablation_panels import absent
 from paper_figures.experiment import CellRows
 from paper_figures.shown_clips import NOT_COMMITTED, pictures
-from paper_figures.style import WIDTH, look, save, styled
+from paper_figures.style import WIDTH, absent, look, save, styled
 from paper_figures.testbed_entries import Numbers, gather, judge
 
 if TYPE_CHECKING:

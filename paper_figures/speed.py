@@ -26,7 +26,6 @@ TOLERANCE = 0.08
 """A number is reproduced where it differs from the published one by at most so much of that."""
 PLAN = "plan"
 """Holds solved knobs; it is no record."""
-NOT_YET = "not measured yet"
 DENSE, RADIAL = "dense", "radial"
 
 Record = Mapping[str, Any]

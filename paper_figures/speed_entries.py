@@ -14,7 +14,6 @@ from paper_figures.published import Published
 from paper_figures.speed import (
     DENSE,
     LATENCY,
-    NOT_YET,
     TRAINING,
     WHOLE_RUN,
     Record,
@@ -23,7 +22,7 @@ from paper_figures.speed import (
     ratio,
     verdict,
 )
-from paper_figures.tables import Block, Column, Entry, Group, Line
+from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line
 
 PAPER, AUTHORS = "paper", "authors"
 TAG = "arXiv-2506.19852"

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from paper_figures.tables import NOT_YET
 
 WIDTH = 7.0
 """Inches across a page of text."""
@@ -105,3 +108,15 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
             part.unlink(missing_ok=True)
         written.append(path)
     return written
+
+
+def absent(axes: Axes) -> None:
+    """Says in the middle of a panel that nothing of it is measured, and takes its ticks away."""
+    absent_at(axes, 0.5, 0.5)
+    axes.set(xticks=[], yticks=[])
+    axes.minorticks_off()
+
+
+def absent_at(axes: Axes, x: float, y: float) -> None:
+    """Says in a panel that our part of it is not measured, round a place in shares of its sides."""
+    axes.text(x, y, NOT_YET, transform=axes.transAxes, ha="center", va="center", fontsize=7, color=GREY)

@@ -8,8 +8,8 @@ from typing import Any
 
 from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant, without
-from paper_figures.speed import NOT_YET, Record, Speed
-from paper_figures.tables import Block, Column, Entry, Group, Line, Table, write
+from paper_figures.speed import Record, Speed
+from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line, Table, write
 
 READS = "speed"
 KINDS = {"forward": "Forward", "training": "Fwd + bwd", "complete": "Whole operator"}

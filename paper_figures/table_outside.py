@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmark.speed.cells import SpeedCell
 from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant, without
-from paper_figures.speed import NOT_YET, Speed
-from paper_figures.tables import Block, Column, Entry, Group, Line, Table, write
+from paper_figures.speed import Speed
+from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line, Table, write
 
 READS = "speed"
 OUTSIDE, PROFILE = "outside", "profile"

@@ -19,6 +19,8 @@ from typing import Any
 UNTRAINED = "lpips_untrained"
 DAGGER = "†"
 NO_BREAK = "\N{NO-BREAK SPACE}"
+NOT_YET = "not measured yet"
+"""What stands in tables and figures where there is no record yet."""
 
 
 @dataclass(frozen=True)

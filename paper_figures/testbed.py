@@ -19,7 +19,6 @@ from paper_figures.experiment import CellRows, Experiment
 logger = logging.getLogger(__name__)
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "testbed.yaml"
-NOT_YET = "not measured yet"
 
 
 @dataclass(frozen=True)

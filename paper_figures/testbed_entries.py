@@ -9,8 +9,7 @@ from typing import Any
 from paper_figures import entries
 from paper_figures.experiment import CellRows, Experiment
 from paper_figures.intervals import Comparison, Interval, compare, interval
-from paper_figures.tables import NO_BREAK, UNTRAINED, Column, Entry, Group, Line, Table
-from paper_figures.testbed import NOT_YET
+from paper_figures.tables import NO_BREAK, NOT_YET, UNTRAINED, Column, Entry, Group, Line, Table
 
 MARK = "‡"
 SPREAD = (

@@ -16,6 +16,7 @@ from benchmark.records import make_record, write_json
 from paper_figures import figure6_testbed, figure7_testbed, figure_style, published, strips, testbed, testbed_entries
 from paper_figures.experiment import Experiment
 from paper_figures.shown_clips import NOT_COMMITTED, decoded, pictures
+from paper_figures.tables import NOT_YET
 
 CLIPS = 5
 CONFIG = {"variants": {name: {"for": ["style"], "methods": ["dense"]} for name in ("x4-tuned", "style", "x4-style")}}
@@ -160,4 +161,4 @@ def test_nothing_measured_says_so(tmp_path: Path):
     assert len(figure_style.make(nothing, tmp_path)) == 2
     axes = Figure().subplots()
     figure_style.style_panel(axes, testbed_entries.gather(nothing.experiment, [], ()), [], None)
-    assert [text.get_text() for text in axes.texts] == [testbed.NOT_YET]
+    assert [text.get_text() for text in axes.texts] == [NOT_YET]

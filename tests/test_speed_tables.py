@@ -12,8 +12,8 @@ from benchmark.records import make_record, write_json
 from benchmark.speed.cells import SpeedCell
 from paper_figures import figure2, figure_speedup, table1_speed, table2_speed, table_kernels
 from paper_figures.__main__ import main
-from paper_figures.speed import NOT_YET, Speed, amdahl, fit_power, ratio, verdict
-from paper_figures.tables import to_csv, to_latex, to_markdown, write
+from paper_figures.speed import Speed, amdahl, fit_power, ratio, verdict
+from paper_figures.tables import NOT_YET, to_csv, to_latex, to_markdown, write
 
 
 @pytest.fixture
