@@ -357,6 +357,7 @@ def start_job(folder: Path, what: str, more: str = "") -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background ignore it
     )  # fmt: skip
 
 
