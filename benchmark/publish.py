@@ -113,10 +113,12 @@ def draw_curve(training: dict, path: Path) -> None:
         runs.insert(0, runs[0]["start"])
     figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
     done = 0
-    for run in runs:
+    for number, run in enumerate(runs, 1):
+        which = f"run {number}: " if len(runs) > 1 else ""
         for frames in sorted({point.get("frames", run["settings"]["frames"]) for point in run["curve"]}):
             points = [p for p in run["curve"] if p.get("frames", run["settings"]["frames"]) == frames]
-            axes.semilogy([done + p["step"] for p in points], [p["loss"] for p in points], label=f"{frames} frames")
+            steps, losses = [done + p["step"] for p in points], [p["loss"] for p in points]
+            axes.semilogy(steps, losses, label=f"{which}{frames} frames")
         done += run["steps"]
     axes.set(xlabel="optimizer steps", ylabel="loss")
     axes.legend()

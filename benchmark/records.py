@@ -120,11 +120,16 @@ def provenance() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "code": code_hash(),
-        "command": "python -m benchmark " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m benchmark", *map(_without_folders, sys.argv[1:])]),
         "python": platform.python_version(),
         "packages": _versions(),
         "system": platform.platform(),
     }
+
+
+def _without_folders(word: str) -> str:
+    """An absolute path's last part: where a machine keeps its files is nobody's concern. Other words stay."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 @functools.cache
