@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark.packed import PACKED, unpacked_names
 from benchmark.records import read_record
 
 FORMAT = 1
@@ -88,13 +89,15 @@ def write_canonical(paths: Iterable[Path | str], out: Path | str) -> int:
 
 
 def record_files(experiment: str, results: Path | str = "results") -> list[Path]:
-    """The records of an experiment's cells, in ``results/<experiment>/records/``, sorted.
+    """The records of an experiment's cells, in ``results/<experiment>/records/``, sorted; packed ones by the name that
+    they have unpacked.
 
     Raises:
         ValueError: there is no such folder, or nothing in it.
     """
     folder = Path(results) / experiment / "records"
-    found = sorted(path for path in folder.glob("*/*/*/*/*.json") if not path.name.startswith("."))
+    there = (path for ending in ("json", f"json{PACKED}") for path in folder.glob(f"*/*/*/*/*.{ending}"))
+    found = unpacked_names(path for path in there if not path.name.startswith("."))
     if not found:
         run = sorted(path.parent.name for path in Path(results).glob("*/records"))
         raise ValueError(

@@ -1,6 +1,6 @@
 """The verb ``publish-records``: copies an experiment's records, and a few of its clips, to where they are committed.
 
-Records are JSON and are copied as they are; a cell's are only taken together, when its clips were drawn and measured.
+A cell's records are only taken together, when its clips were drawn and measured, and are packed by gzip.
 Clips are lossless and too large to commit, so the few that are named are compressed, and an index says what they are.
 The verb ``resume`` is the way back.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.canonical import record_files
+from benchmark.packed import PACKED, pack
 from benchmark.records import read_record, sha256_file, write_json
 from benchmark.speed.committed import REFERENCE, copy_file
 
@@ -26,7 +27,7 @@ OTHERS = ("attention", "output_error")
 """Folders of what is measured of a model besides its cells: JSON, and arrays beside it."""
 QUALITY = "20"
 """H.264's constant rate factor: 0 is lossless, about 18 looks so."""
-LARGEST = 8_000_000
+LARGEST = 1_200_000
 """Bytes of all clips that are committed."""
 
 EXAMPLE = """example:
@@ -74,11 +75,13 @@ def publish(
     shown = _compressed(folder, whole, clips)
     for path in there:
         if path.parent in replaced:
-            path.unlink()
+            for held in (path, path.with_name(path.name + PACKED)):
+                held.unlink(missing_ok=True)
     others = [
         path for name in OTHERS for path in sorted((folder / name).glob("*.*")) if path.suffix in (".json", ".npz")
     ]
-    copies = [copy_file(path, target / path.relative_to(folder)) for path in (*own, *others)]
+    copies = [pack(path, target / path.relative_to(folder)) for path in own]
+    copies += [copy_file(path, target / path.relative_to(folder)) for path in others]
     return copies + _put_clips(shown, target)
 
 

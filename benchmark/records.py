@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cell import Cell
+from benchmark.packed import record_text
 
 FORMAT = 1
 ROOT = Path(__file__).resolve().parent.parent
@@ -279,13 +280,13 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
-    """A record from its file.
+    """A record from its file, packed or not.
 
     Raises:
         ValueError: the file is missing, is no record, is of another format, or is not as it was written.
     """
     try:
-        record = json.loads(Path(path).read_text())
+        record = json.loads(record_text(path))
     except FileNotFoundError:
         raise ValueError(f"record {path}: the file is missing") from None
     except ValueError as error:

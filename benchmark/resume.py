@@ -24,6 +24,7 @@ from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.cells import cells, reference_of
 from benchmark.config import ROOT, load
+from benchmark.packed import unpacked_names
 from benchmark.publish_records import OTHERS
 from benchmark.records import describe_device, read_record, sha256_file, write_json
 from benchmark.speed.committed import REFERENCE, copy_file
@@ -135,7 +136,7 @@ def read(folder: Path, cell: Cell) -> Records:
     Raises:
         ValueError: a record is not as it was written.
     """
-    paths = sorted((folder / "records" / cell.path).glob("*.json"))
+    paths = unpacked_names((folder / "records" / cell.path).glob("[!.]*.json*"))
     return {path.stem: read_record(path) for path in paths}
 
 

@@ -13,11 +13,13 @@ import yaml
 
 from benchmark import config, publish_records, registry
 from benchmark.__main__ import main
+from benchmark.canonical import record_files
 from benchmark.cells import cells as cells_of
 from benchmark.clips import read_clip
 from benchmark.collect import collect
 from benchmark.generate import generate
 from benchmark.inputs import read_inputs, write_inputs
+from benchmark.packed import file_of, record_text, unpacked_names
 from benchmark.records import make_record, read_record, sha256_file, transient, write_json
 from benchmark.resume import resume
 from benchmark.tuning import places
@@ -93,11 +95,12 @@ def go_on(committed: Path = COMMITTED, **changes):
 
 def records(folder: Path) -> dict[str, str]:
     """Every record's text, by its place."""
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("records/**/*.json"))}
+    paths = unpacked_names(folder.rglob("records/**/*.json*"))
+    return {path.relative_to(folder).as_posix(): record_text(path) for path in paths}
 
 
 def edit(path: Path, change) -> None:
-    record = json.loads(path.read_text())
+    record = json.loads(record_text(path))
     change(record)
     write_json(path, record)
 
@@ -109,7 +112,16 @@ def place(cell: str, kind: str = "generate", folder: Path = COMMITTED) -> Path:
 def test_what_is_published_is_what_was_run_and_can_be_collected(made, published):
     assert records(published) == records(made / RUN)
     assert not list(published.rglob("*.mkv")) and not list(published.rglob("*.safetensors"))
-    assert len({row["record"] for row in collect("trial", published.glob("records/*/*/*/*/*.json"))}) == 16
+    files = {path: path.read_bytes() for path in published.rglob("records/**/*.*")}
+    assert {path.suffix for path in files} == {".gz"}
+    publish_records.publish("trial", made / "results", made.parent / "again")
+    assert files == {path: (made.parent / "again/trial" / path.relative_to(published)).read_bytes() for path in files}
+    first = next(iter(files))
+    first.write_bytes(files[first][:40])
+    with pytest.raises(ValueError, match="json.gz: no packed record"):
+        records(published)
+    first.write_bytes(files[first])
+    assert len({row["record"] for row in collect("trial", record_files("trial", "results/reference"))}) == 16
     assert main(["collect", "--experiment", "trial", "--results", "results/reference", "--out-csv", "all.csv"]) == 0
 
 
@@ -130,7 +142,7 @@ def test_a_run_that_is_whole_leaves_nothing_to_run_and_draws_nothing(made, publi
 
 
 def test_dense_clips_are_drawn_again_for_what_is_left(published):
-    place("1x/random/b80").unlink()
+    file_of(place("1x/random/b80")).unlink()
     found = go_on()
     assert found.left == {"testbed-nano/1x/random/b80": "no generate record"}
     assert found.drawn == {"testbed-nano/1x/dense/untuned": True}  # the other length's are not needed
@@ -139,7 +151,7 @@ def test_dense_clips_are_drawn_again_for_what_is_left(published):
 
 
 def test_dense_clips_that_come_out_otherwise_are_said_to(published, caplog):
-    place("1x/random/b80").unlink()
+    file_of(place("1x/random/b80")).unlink()
     for kind, name in (("generate", "clips"), ("measure", "candidate_clips")):
         edit(place("1x/dense/untuned", kind), lambda r, name=name: r["provenance"]["hashes"].update({name: "f" * 64}))
     found = go_on()
@@ -151,7 +163,7 @@ def test_dense_clips_that_come_out_otherwise_are_said_to(published, caplog):
 def test_records_of_another_device_are_gone_on_with_only_where_nothing_is_left(published):
     edit(place("1x/radial/b80"), lambda r: r["provenance"]["device"].update(type="cuda", name="Some GPU"))
     assert not go_on().left
-    place("1x/random/b80").unlink()
+    file_of(place("1x/random/b80")).unlink()
     shutil.rmtree(RUN)
     with pytest.raises(ValueError, match="1x/radial/b80: drawn on Some GPU, here there is .*; one GPU model is needed"):
         go_on()
@@ -187,7 +199,7 @@ def test_cells_that_are_not_what_a_run_would_give_are_left(published, cell, kind
 
 
 def test_an_adapter_that_is_merged_is_tuned_again_or_taken(made, published):
-    place("2x/radial/both", "measure").unlink()
+    file_of(place("2x/radial/both", "measure")).unlink()
     found = go_on()
     needed = "its adapter is not there, and testbed-nano/2x/radial/both needs it"
     assert found.left == {
@@ -207,7 +219,7 @@ def test_an_adapter_that_is_merged_is_tuned_again_or_taken(made, published):
 def test_records_of_this_machine_s_own_run_stay(published):
     own = place("1x/radial/b80", folder=RUN)
     own.parent.mkdir(parents=True)
-    shutil.copyfile(place("1x/radial/b80"), own)
+    own.write_text(record_text(place("1x/radial/b80")))
     edit(own, lambda r: r["values"].update(generation_s=9.0))
     before = own.read_text()
     found = go_on()
@@ -223,7 +235,7 @@ def test_what_is_not_whole_or_does_not_fit_is_not_published(made, tmp_path, monk
     with caplog.at_level("INFO"):
         publish_records.publish("trial", reference=reference)
     assert "1x/random/b80, testbed-nano/2x/radial/x2" in caplog.text
-    assert not place("1x/random/b80").exists() and place("1x/radial/b80").exists()
+    assert not file_of(place("1x/random/b80")).exists() and file_of(place("1x/radial/b80")).exists()
     edit(place("1x/radial/b80", folder=RUN), lambda r: r["provenance"]["hashes"].update(noise="f"))
     with pytest.raises(ValueError, match="noise .* differs|differs .* noise"):
         publish_records.publish("trial", reference=reference)
@@ -252,7 +264,7 @@ def test_named_clips_are_compressed_with_what_they_are(made, tmp_path, monkeypat
 
 def test_the_verb_says_what_is_left(published, capsys):
     Path("trial.yaml").write_text(yaml.safe_dump(HELD, sort_keys=False))
-    place("1x/random/b80").unlink()
+    file_of(place("1x/random/b80")).unlink()
     assert main(["resume", "--configfile", "trial.yaml", "--from", str(COMMITTED), "--device", "cpu"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said == [

@@ -89,7 +89,7 @@ def records(kind):
 def committed(folder):
     """SHA-256 of the committed records in a folder: hundreds of files, which as inputs would fill the log of a job."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*.json")):
+    for path in sorted(Path(folder).rglob("*.json*")):  # packed ones, too
         digest.update(path.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 

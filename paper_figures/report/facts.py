@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmark.packed import file_of, record_text
 from paper_figures import entries
 from paper_figures.experiment import CellRows, Experiment
 from paper_figures.tables import UNTRAINED, Column, Entry
@@ -286,8 +287,9 @@ def told_cell(source: Experiment, cell: CellRows) -> dict[str, Any]:
     records = []
     for kind in dict.fromkeys(row["kind"] for row in cell.rows):
         source.record(cell, kind)  # refuses one that is damaged
-        file = f"records/{identifier(cell)}/{kind}.json"
-        records.append({"kind": kind, "file": file, "text": source.file(file).read_text(encoding="utf-8")})
+        path = source.folder / f"records/{identifier(cell)}/{kind}.json"
+        file = file_of(path).relative_to(source.folder).as_posix()
+        records.append({"kind": kind, "file": file, "text": record_text(path)})
     return {
         "model": cell.model, "length": cell.length, "method": cell.method, "tuning": cell.tuning,
         "budget": budget_name(cell), "label": told_name(cell), "status": status(cell)[0], "reason": status(cell)[1],
