@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 
 from benchmark.layout import VideoLayout
 from benchmark.method import Method
 
+NEAR = 0.02
+"""Of settings so near to the budget, as a share of it, the first in the method's own order is taken."""
+
 
 def at_budget(method: Method, layout: VideoLayout, block: int, budget: float, heads: int = 1) -> Method:
     """The setting of a method whose density is nearest to a budget.
 
-    The method's ``settings`` are searched, if it lists any; else its budget knob, in which density must not fall. Of
-    two settings equally near, the sparser one is taken.
+    The method's ``settings`` are searched in their order, if it lists any, and the first within ``NEAR`` of the budget
+    is taken; else its budget knob, in which density must not fall. Of two values equally near, the sparser one is taken.
 
     Args:
         budget: executed query-key pairs over those of dense attention, in (0, 1].
@@ -31,18 +35,35 @@ def at_budget(method: Method, layout: VideoLayout, block: int, budget: float, he
         return method
     candidates = list(method.settings(layout, block))
     if candidates:
-        densities = [candidate.density(layout, block, heads) for candidate in candidates]
-        best = min(range(len(candidates)), key=lambda n: (round(abs(densities[n] - budget), 9), n))
-        found, lowest, highest = candidates[best], min(densities), max(densities)
-        reached = densities[best]
+        place, reached = nearest((one.density(layout, block, heads) for one in candidates), budget)
+        found = candidates[place]
     else:
-        found, reached, lowest, highest = _solve_knob(method, layout, block, budget, heads)
-    if abs(reached - budget) > 0.1 * budget + 1e-9 and not lowest <= budget <= highest:
+        found, reached = _solve_knob(method, layout, block, budget, heads)
+    if abs(reached - budget) <= 0.1 * budget + 1e-9:
+        return found
+    lowest, highest = reach(method, layout, block, heads)
+    if not lowest <= budget <= highest:
         raise ValueError(
             f"budget={budget}: {method.name()} on {layout} with blocks of {block} reaches densities "
             f"from {lowest:.4f} to {highest:.4f}"
         )
     return found
+
+
+def nearest(densities: Iterable[float], budget: float) -> tuple[int, float]:
+    """The place of the first density within ``NEAR`` of a budget, else of the nearest, and that density.
+
+    No more densities are asked for than that takes.
+    """
+    best: tuple[int, float] | None = None
+    for place, density in enumerate(densities):
+        if best is None or round(abs(density - budget), 9) < round(abs(best[1] - budget), 9):
+            best = place, density
+        if abs(density - budget) <= NEAR * budget:
+            return place, density
+    if best is None:
+        raise ValueError("nearest: no densities; at least one is needed")
+    return best
 
 
 def has_budget(method: Method, layout: VideoLayout, block: int) -> bool:
@@ -72,7 +93,7 @@ def _ends(method: Method, layout: VideoLayout) -> tuple[float, float]:
 
 
 def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, heads: int):
-    """Bisection on the budget knob: the method, its density, and the range of densities within reach."""
+    """Bisection on the budget knob: the method and its density."""
     name = method.density_knob()
     field = next(field for field in fields(method) if field.name == name)
     whole = isinstance(field.default, int)
@@ -86,7 +107,7 @@ def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, 
             tried[value] = (setting.density(layout, block, heads), setting)
         return tried[value][0]
 
-    lowest, highest = density(low), density(high)
+    density(low), density(high)
     steps = 0
     while steps < 40 and (high - low > 1 if whole else high - low > 1e-6 * max(abs(high), 1e-3)):
         middle = (low + high) // 2 if whole else (low + high) / 2
@@ -96,4 +117,4 @@ def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, 
             high = middle
         steps += 1
     value = min(tried, key=lambda v: (round(abs(tried[v][0] - budget), 9), tried[v][0], v))
-    return tried[value][1], tried[value][0], lowest, highest
+    return tried[value][1], tried[value][0]

@@ -7,7 +7,7 @@ T. An even K keeps K/2 tiles before the centre and K/2 - 1 after it.
 
 The authors' kernel refuses grids that tiles do not divide. Here the last tile of an axis is then smaller, and a block
 that straddles tiles is kept when any of its pairs is. The authors search a window per step, layer and head; here one
-window serves all, the one nearest to the budget, and among equals the one that covers its axes most evenly.
+window serves all: of those within 2 % of the budget the one that covers its axes most evenly, else the nearest.
 """
 
 from __future__ import annotations

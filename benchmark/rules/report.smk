@@ -30,7 +30,7 @@ rule report_page:
         f"{RESULTS}/benchmarks/report.tsv"
     conda:
         ENVIRONMENT
-    threads: 1
+    threads: 2
     resources:
         mem_mb=2000,
     params:

@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FILE = "plan.json"
-NEAR = 0.02
-"""A setting so near to its budget, as a share of it, is taken without a look at those that cover less evenly."""
 MISSED = 0.02
 """A cell farther from its budget than this share of it is flagged: coarse steps, or out of the method's reach."""
 
@@ -32,22 +30,17 @@ MISSED = 0.02
 def solve(method: Method, layout: VideoLayout, block: int, budget: float) -> tuple[Method, float]:
     """The setting of a method whose density is nearest to a budget, and that density.
 
-    Unlike ``budget.at_budget`` it refuses no budget: out of reach, the end of the reach is taken. Methods with a list
-    of settings are searched in their own order, and the first within ``NEAR`` of the budget is taken.
+    Unlike ``budget.at_budget`` it refuses no budget: out of reach, the end of the reach is taken. It plans no more of a
+    method's list of settings than it needs to.
     """
-    from benchmark.budget import at_budget, has_budget, reach
+    from benchmark.budget import at_budget, has_budget, nearest, reach
 
     if not has_budget(method, layout, block):
         return method, method.density(layout, block)
-    nearest: tuple[Method, float] | None = None
-    for candidate in method.settings(layout, block):
-        density = candidate.density(layout, block)
-        if nearest is None or abs(density - budget) < abs(nearest[1] - budget):
-            nearest = candidate, density
-        if abs(density - budget) <= NEAR * budget:
-            break
-    if nearest is not None:
-        return nearest
+    candidates = list(method.settings(layout, block))
+    if candidates:
+        place, density = nearest((one.density(layout, block) for one in candidates), budget)
+        return candidates[place], density
     low, high = reach(method, layout, block)
     found = at_budget(method, layout, block, min(max(budget, low), high))
     return found, found.density(layout, block)

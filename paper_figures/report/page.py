@@ -8,8 +8,9 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paper_figures import entries
 from paper_figures.experiment import CellRows, Experiment
@@ -20,6 +21,9 @@ from paper_figures.speed import Speed
 from paper_figures.tables import Entry, Table, footnotes
 from paper_figures.testbed import CONFIG as TESTBED_CONFIG
 from paper_figures.testbed import Testbed
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +91,14 @@ def build(
     content = gather(source, cells, told, files, printed, timed, speed, trained)
     pages = [out / "index.html", *([Path(front)] if front else [])]
     shutil.rmtree(out / "clips", ignore_errors=True)  # sheets of an earlier page
+    bare = max(
+        len(render(content | {"rounding": 1}, page.parent, source.folder, out, files).encode()) for page in pages
+    )
     for step in ROUNDINGS:
-        sheets = _sheets_inside(clips, step)
+        sheets = _sheets_inside(clips, step, largest - bare)
+        if sheets is None:
+            logger.info("with the clips inside, in colours rounded to %d, the page would be too large", step)
+            continue
         shown = content | {"rounding": step}
         texts = [render(shown, page.parent, source.folder, out / "clips", files | sheets) for page in pages]
         size = max(len(text.encode()) for text in texts)
@@ -105,19 +115,31 @@ def build(
     return pages
 
 
-def _sheets_inside(clips: Mapping[str, list], step: int) -> dict[str, held.Held]:
+def _sheets_inside(clips: Mapping[str, list], step: int, room: int) -> dict[str, held.Held] | None:
     """The clips' sheets, by the clip's place, in colours that are multiples of ``step``.
 
     What is told of each clip gets ``sum``, that of the bytes of its frames modulo 2^32, which the page looks at.
+
+    Args:
+        room: bytes that they may have in the page. Where every fifth of them says that all will have half as much
+            again, the others are not made.
+
+    Returns:
+        None where they will not have room.
     """
-    sheets = {}
-    for name, own in clips.items():
-        for told, frames in own:
-            if frames is not None:
-                shown = rounded(frames, step)
-                told["sum"] = int(shown.sum(dtype="uint64") % 2**32)
-                sheets[f"{name}/{told['name']}"] = held.hold("sheet.webp", sheet_of(shown, summed=True))
-    return sheets
+    inside = [(name, *clip) for name, own in clips.items() for clip in own if clip[1] is not None]
+
+    def sheet(name: str, told: dict[str, Any], frames: np.ndarray) -> tuple[str, held.Held]:
+        shown = rounded(frames, step)
+        told["sum"] = int(shown.sum(dtype="uint64") % 2**32)
+        return f"{name}/{told['name']}", held.hold("sheet.webp", sheet_of(shown, summed=True))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the encoder works without Python's lock
+        some = dict(threads.map(sheet, *zip(*inside[::5], strict=True))) if inside else {}
+        expected = sum(len(one.text) for one in some.values()) * len(inside) / max(len(some), 1)
+        if expected > 1.5 * room:
+            return None
+        return dict(threads.map(sheet, *zip(*inside, strict=True))) if inside else {}
 
 
 def _sheets_beside(clips: Mapping[str, list], folder: Path) -> None:
