@@ -16,7 +16,7 @@ def at_budget(method: Method, layout: VideoLayout, block: int, budget: float, he
     """The setting of a method whose density is nearest to a budget.
 
     The method's ``settings`` are searched in their order, if it lists any, and the first within ``NEAR`` of the budget
-    is taken; else its budget knob, in which density must not fall. Of two values equally near, the sparser one is taken.
+    is taken; else its budget knob, in which density must not fall, and of two values equally near the sparser one.
 
     Args:
         budget: executed query-key pairs over those of dense attention, in (0, 1].
