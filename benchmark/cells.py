@@ -12,6 +12,9 @@ from benchmark.cell import REFERENCE, Cell
 if TYPE_CHECKING:
     from benchmark.models import ModelSpec
 
+WHICH = ("methods", "lengths", "shipped_only")
+"""Keys of ``tuned`` that say which cells are tuned; the others are settings of the tuning."""
+
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
     """Every cell of a checked configuration: models, then lengths, then methods, each untuned and then tuned.
@@ -32,7 +35,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
                 cell = _cell(config, model, length, method)
                 found.append(cell)
                 if tuned and method in tuned["methods"] and length["name"] in tuned["lengths"]:
-                    settings = {key: value for key, value in tuned.items() if key not in ("methods", "lengths")}
+                    settings = {key: value for key, value in tuned.items() if key not in WHICH}
                     found.append(replace(cell, tuned=True, tuning_settings=settings))
     return found
 

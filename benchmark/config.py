@@ -324,6 +324,7 @@ def _tuned(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[st
     if config["tuned"] is None:
         return None
     tuned = dict(config["tuned"])
+    shipped_only = tuned.pop("shipped_only", False)
     asked = {"methods": tuned.pop("methods"), "lengths": tuned.pop("lengths")}
     _check_names("tuned.methods", asked["methods"], registry.names())
     known = {name for spec in specs.values() for name in spec.lengths}
@@ -336,7 +337,7 @@ def _tuned(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[st
         asked[key] = [name for name in here[key] if name in names]
     settings = from_mapping(tuned).as_dict()
     _check_tuning(settings, asked["lengths"], config, specs)
-    return asked | settings
+    return asked | {"shipped_only": shipped_only} | settings
 
 
 def _variants(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[str, dict[str, Any]]:

@@ -114,7 +114,8 @@ def estimate(
     earlier = _earlier(config["experiment"], results, device)
     counted = _counted(found, workers)
     lines = [_line(cell, count, earlier, device) for cell, count in zip(found, counted, strict=True)]
-    tunings = [_tuning(cell, device) for cell in found if cell.tuned and not cell.merged]
+    trained = not (config.get("tuned") or {}).get("shipped_only", False)
+    tunings = [_tuning(cell, device, trained) for cell in found if cell.tuned and not cell.merged]
     jobs = {rule: {"count": count} for rule, count in planned_jobs(path, planning).items()}
     startup, startup_source = _startup(folder, earlier)
     for rule, job in jobs.items():
@@ -216,7 +217,7 @@ def _line(cell: Cell, counted: Mapping[str, float] | str, earlier: list[dict[str
     return line | {"pflop": count, "pflop_dense": dense, "hours": count * rate / 3600, "source": source}
 
 
-def _tuning(cell: Cell, device: str) -> dict[str, Any]:
+def _tuning(cell: Cell, device: str, trained: bool = True) -> dict[str, Any]:
     """Whether a tuned cell's adapter has to be trained, and the hours of that besides its job's start.
 
     A step of a clip is counted as three forward passes: one forward, two backward; adapters save a part of the second.
@@ -227,7 +228,7 @@ def _tuning(cell: Cell, device: str) -> dict[str, Any]:
     from benchmark.tuning import places
     from benchmark.tuning.settings import from_mapping
 
-    if places.shipped(cell, testbed.manifest(cell.model)["sha256"]) is not None:
+    if not trained or places.shipped(cell, testbed.manifest(cell.model)["sha256"]) is not None:
         return {"trained": False, "hours": 0.0}
     settings = from_mapping(cell.tuning_settings)
     step = replace(cell, steps=1, dense_steps=0, dense_layers=settings.dense_layers)

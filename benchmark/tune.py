@@ -155,6 +155,22 @@ def taken(cell: Cell, folder: Path) -> dict[str, Any]:
     )
 
 
+def not_shipped(cell: Cell, device: str) -> dict[str, Any]:
+    """The record of a cell that is to have a shipped adapter where there is none: ``unsupported``."""
+    from benchmark.tuning import places
+
+    settings = from_mapping(cell.tuning_settings)
+    return make_record(
+        KIND,
+        places.of_tuning(cell),
+        "unsupported",
+        reason="no adapter is shipped for these settings; tuned.shipped_only: false tunes it here "
+        f"({settings.steps} steps of {settings.batch} clips)",
+        details={"settings": settings.as_dict()},
+        device=describe_device(device),
+    )
+
+
 def _layout(cell: Cell, spec: Any, settings: TuningSettings) -> Any:
     """The cell's token grid, once it is sure that it can be tuned."""
     from benchmark.config import is_testbed
@@ -204,6 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter; it is replaced")
     parser.add_argument("--record", type=Path, required=True, help="record to write")
     parser.add_argument("--anew", action="store_true", help="train even where an adapter for these settings is shipped")
+    parser.add_argument("--shipped-only", action="store_true", help="train nothing: what is not shipped is unsupported")
     parser.add_argument("--eager", action="store_true", help="on a GPU, run the steps without a CUDA graph")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
@@ -214,6 +231,8 @@ def run(args: argparse.Namespace) -> int:
     from benchmark.testbed.sample import pick_device
     from benchmark.tuning import places
 
+    if args.anew and args.shipped_only:
+        raise ValueError("tune: --anew and --shipped-only: one of them; what is shipped is taken, or trained anew")
     args.tuned = True
     args.tune = [*args.tune, *(["kind=full"] * args.full)]
     cell = from_arguments(args)
@@ -222,6 +241,8 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         logger.info("%s is shipped for these settings; nothing is trained", folder)
         record = taken(cell, folder)
+    elif args.shipped_only:
+        record = not_shipped(cell, pick_device(args.device))
     else:
         record = tune(cell, args.out, pick_device(args.device), capture=not args.eager)
     write_json(args.record, record)

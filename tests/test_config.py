@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from benchmark.budget import at_budget, reach
 from benchmark.cell import Cell, add_cell_arguments, from_arguments
 from benchmark.cells import cells as cells_of
 from benchmark.metric import metric_names
+from benchmark.models.testbed import manifest
+from benchmark.tuning import places
 from benchmark.tuning.settings import TuningSettings
 
 SPEC = models.get("testbed-nano")
@@ -39,7 +42,10 @@ def refusal(budgets=False, **changes):
 def test_shipped_configurations_are_right(name):
     checked = config.load(config.ROOT / "config" / f"{name}.yaml")
     assert checked["experiment"] == name
-    assert len(cells_of(checked)) == len(checked["models"]) * len(checked["lengths"]) * len(checked["methods"])
+    found = cells_of(checked)
+    assert sum(not cell.tuned for cell in found) == math.prod(len(checked[k]) for k in ("models", "lengths", "methods"))
+    for cell in found:  # quick trains nothing
+        assert not cell.tuned or places.shipped(cell, manifest(cell.model)["sha256"]) is not None, cell.path
 
 
 def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_two():
@@ -91,6 +97,7 @@ def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_two():
         ({"tuned": {"lengths": ["2x"], "methods": ["radal"]}}, ["tuned.methods: 'radal'", "'radial'"]),
         ({"tuned": {"lengths": ["2x"], "methods": ["dense"], "rnk": 4}}, ["tuned.rnk: the key", "'rank'"]),
         ({"tuned": {"lengths": ["2x"], "methods": ["dense"], "rank": 0}}, ["tuned.rank=0", "at least 1"]),
+        ({"tuned": {"lengths": [], "methods": [], "shipped_only": 1}}, ["tuned.shipped_only=1", "true", "or false"]),
         ({"tuned": {"lengths": ["2x"], "methods": ["dense"], "style": "dask"}}, ["tuned.style='dask'", "'dusk'"]),
         (
             {"tuned": {"lengths": ["2x"], "methods": ["dense"], "dense_layers": 99}},

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmark import estimate, kernels, registry
 from benchmark import generate as generating
+from benchmark.__main__ import main
 from benchmark.attention import AttentionRouter, Schedule
 from benchmark.cell import Cell
 from benchmark.collect import collect
@@ -218,6 +219,16 @@ def test_a_shipped_adapter_is_taken_where_all_settings_are_its_own(tuned, tmp_pa
     assert record["details"]["shipped"]["commit"] == tuned[1]["provenance"]["commit"]
 
 
+def test_where_only_shipped_adapters_count_nothing_is_trained(tmp_path) -> None:
+    words = ["tune", *CELL.arguments().split()]
+    words += ["--out", str(tmp_path / "adapter"), "--record", str(tmp_path / "r.json")]
+    assert main([*words, "--shipped-only", "--device", "cpu"]) == 0
+    record = read_record(tmp_path / "r.json")
+    assert (record["status"], record["values"]) == ("unsupported", {}) and not (tmp_path / "adapter").exists()
+    assert "no adapter is shipped for these settings; tuned.shipped_only: false tunes it" in record["reason"]
+    assert main([*words, "--shipped-only", "--anew"]) == 2
+
+
 def test_full_tuning_writes_all_weights(tmp_path) -> None:
     settings = replace(SETTINGS, kind="full", steps=2, rate=1e-3)
     cell = replace(CELL, method="dense", budget=None, tuning_settings=settings.as_dict())
@@ -360,6 +371,7 @@ def test_an_estimate_counts_the_training_of_what_is_not_shipped(tuned, tmp_path,
     shutil.copytree(tuned[0], tmp_path / "testbed-nano" / "2x" / "spatial")
     monkeypatch.setattr(places.shipped, "__defaults__", (tmp_path,))
     assert estimate._tuning(CELL, "cpu") == {"trained": False, "hours": 0.0}
+    assert estimate._tuning(replace(CELL, budget=0.6), "cpu", trained=False) == {"trained": False, "hours": 0.0}
 
 
 def test_records_name_a_shipped_adapter_from_the_root_of_the_repository() -> None:

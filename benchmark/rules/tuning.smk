@@ -23,6 +23,7 @@ rule tune:
     params:
         cell=lambda wildcards: tuning_of(wildcards).arguments(),
         folder=lambda wildcards: places.folder_of(cell_of(wildcards)).as_posix(),
+        shipped="--shipped-only" if (CONFIG.get("tuned") or {}).get("shipped_only") else "",
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu tune {params.cell} --out {params.folder} "
-        "--record {output.record} > {log} 2>&1"
+        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu tune {params.cell} {params.shipped} "
+        "--out {params.folder} --record {output.record} > {log} 2>&1"
