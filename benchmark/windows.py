@@ -83,6 +83,31 @@ def window_mask(
     return BlockMask(keep_text(blocks, layout, block)[None], block, layout.tokens, period=size / block)
 
 
+def window_density(layout: VideoLayout, block: int, widths: torch.Tensor, sink: bool, rounding: str) -> float:
+    """The density of ``window_mask`` for the same arguments.
+
+    Where frames are whole blocks and there is no text, all frame pairs at one distance keep equally many blocks. These
+    are then counted for one pair and the mask is not made, which a budget's search at many small blocks would wait for.
+    """
+    size, frames = layout.frame_tokens, layout.frames
+    if size % block or layout.text:
+        return window_mask(layout, block, widths, sink, rounding).density
+    spans = size // block
+    row, column = torch.arange(spans)[:, None] * block, torch.arange(spans) * block
+    ends = (row, row + block, column, column + block)
+    counts = {-1: 0}
+    for width in widths.unique().tolist():
+        some = _columns(*ends, torch.tensor(width), 1)
+        least = block // 3 + 1
+        kept = 5 * _columns(*ends, torch.tensor(width), least) > 3 * some if rounding == "released" else some > 0
+        counts[width] = int(kept.sum()) if width >= 0 else 0
+    of = [counts[width] for width in widths.tolist()]
+    total = frames * of[0] + sum(2 * (frames - distance) * of[distance] for distance in range(1, frames))
+    if sink:
+        total += sum(spans**2 - count for count in of)
+    return float(total * block**2) / float(layout.tokens) ** 2
+
+
 def _columns(row_low, row_high, key_low, key_high, width, least):
     """Key columns of [key_low, key_high) that at least ``least`` rows of [row_low, row_high) see within ``width``.
 

@@ -15,7 +15,7 @@ import torch
 from benchmark.layout import VideoLayout
 from benchmark.masks import BlockMask
 from benchmark.method import Method, knob
-from benchmark.windows import window_mask
+from benchmark.windows import window_density, window_mask
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,14 @@ class Harmonic(Method):
 
     def block_mask(self, layout: VideoLayout, block: int, device: torch.device | str = "cpu") -> BlockMask:
         """The harmonic mask of a layout."""
+        return window_mask(layout, block, self._widths(layout, block), self.sink, "released", device)
+
+    def density(self, layout: VideoLayout, block: int, heads: int = 1, head_dim: int = 64) -> float:
+        """The density of the mask, mostly without making it."""
+        return window_density(layout, block, self._widths(layout, block), self.sink, "released")
+
+    def _widths(self, layout: VideoLayout, block: int) -> torch.Tensor:
+        """The window for every distance of frames, in tokens: int64 (frames,)."""
         size = layout.frame_tokens
         widths = [max(int(self.c * size / max(distance, 1)), block) for distance in range(layout.frames)]
-        return window_mask(
-            layout, block, torch.tensor([min(width, size) for width in widths]), self.sink, "released", device
-        )
+        return torch.tensor([min(width, size) for width in widths])

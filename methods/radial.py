@@ -23,7 +23,7 @@ import torch
 from benchmark.layout import VideoLayout
 from benchmark.masks import BlockMask
 from benchmark.method import Method, knob
-from benchmark.windows import window_mask
+from benchmark.windows import window_density, window_mask
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,18 @@ class Radial(Method):
 
     def block_mask(self, layout: VideoLayout, block: int, device: torch.device | str = "cpu") -> BlockMask:
         """The radial mask of a layout."""
+        return window_mask(layout, block, *self._windows(layout, block), device)
+
+    def density(self, layout: VideoLayout, block: int, heads: int = 1, head_dim: int = 64) -> float:
+        """The density of the mask, mostly without making it."""
+        return window_density(layout, block, *self._windows(layout, block))
+
+    def _windows(self, layout: VideoLayout, block: int) -> tuple[torch.Tensor, bool, str]:
+        """Widths by the distance of frames, whether there is a sink, and how they are rounded to blocks."""
         if self.geometry == "equation4":
-            widths = equation4_widths(layout.frames, layout.frame_tokens)
-            return window_mask(layout, block, widths, self.sink, "cover", device)
+            return equation4_widths(layout.frames, layout.frame_tokens), self.sink, "cover"
         widths = released_widths(layout.frames, layout.frame_tokens, block, self.decay, self.neighbour)
-        return window_mask(layout, block, widths, self.sink, "released", device)
+        return widths, self.sink, "released"
 
 
 def released_widths(frames: int, size: int, block: int, decay: float, neighbour: str) -> torch.Tensor:

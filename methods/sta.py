@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 
 import torch
 
@@ -53,6 +54,11 @@ class SlidingTile(Method):
 
     def density(self, layout: VideoLayout, block: int, heads: int = 1, head_dim: int = 64) -> float:
         """The density of the mask, which is not planned for it: there are many windows to choose from."""
+        tile, count = axes("tile", self.tile), self.tiles(layout)
+        grid = (layout.frames, layout.height, layout.width)
+        if not layout.text and prod(tile) % block == 0 and all(g % t == 0 for g, t in zip(grid, tile, strict=True)):
+            window = [min(k, n) for n, k in zip(count, axes("window", self.window), strict=True)]
+            return float(prod(window) * prod(count) * prod(tile) ** 2) / float(layout.tokens) ** 2
         return unit_density(layout, block, *self._tiles_seen(layout, "cpu"))
 
     def settings(self, layout: VideoLayout, block: int) -> Iterator[SlidingTile]:

@@ -118,3 +118,24 @@ def test_a_method_within_a_tenth_of_the_budget_is_taken() -> None:
     assert found.density(layout, 4) == pytest.approx(lowest, rel=1e-6)
     with pytest.raises(ValueError, match="reaches densities"):
         at_budget(registry.get("radial"), layout, 4, lowest / 1.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("radial", [{"decay": 0.05}, {"decay": 0.7, "sink": False}, {"decay": 4.0, "neighbour": "half"}]),
+        ("radial", [{"geometry": "equation4"}, {"geometry": "equation4", "sink": False}]),
+        ("harmonic", [{"c": 0.0}, {"c": 0.6, "sink": False}, {"c": 7.0}]),
+        ("sta", [{"tile": "4x2x2", "window": "1x2x3"}, {"tile": "2x4x1", "window": "3x1x9"}]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("layout", "block"),
+    [(TESTBED, 8), (VideoLayout(5, 4, 6), 2), (VideoLayout(17, 4, 4), 16), (VideoLayout(6, 4, 4, 5), 4),
+     (VideoLayout(7, 3, 5), 4)],
+    ids=str,
+)  # fmt: skip
+def test_a_density_that_is_counted_is_that_of_the_mask(name, settings, layout, block) -> None:
+    for knobs in settings:
+        method = registry.get(name, knobs)
+        assert method.density(layout, block) == method.block_mask(layout, block).density, knobs
