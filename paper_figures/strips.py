@@ -20,6 +20,8 @@ LABEL, END, GAP, FOOT = 0.95, 0.72, 0.12, 0.08
 """Inches: for the methods' names, the words at a row's end, between strips, below the pictures."""
 HEAD, LINE = 0.4, 0.118
 """Inches above the pictures, and for each line of the prompt besides."""
+NOT_ASKED = "not part of this run"
+"""What stands where a method is drawn at another length alone."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,11 @@ def draw(strips: list[Strip], out: Path, name: str) -> list[Path]:
         left = LABEL
         for one, count, prompt in zip(strips, shown, prompts, strict=True):
             _head(figure, one, prompt, left, count * side, head, height)
-            for cell, pictures, words in one.rows:
-                bottom = 1 - (places[cell.method, cell.tuning] + tall) / height
+            here = {(cell.method, cell.tuning): (pictures, words) for cell, pictures, words in one.rows}
+            for key in rows:
+                bottom = 1 - (places[key] + tall) / height
                 middle = bottom + tall / 2 / height
+                pictures, words = here.get(key, (None, NOT_ASKED))
                 if pictures is None:  # the status stands where the pictures would
                     x = (left + count * side / 2) / WIDTH
                     figure.text(x, middle, words, va="center", ha="center", fontsize=7, style="italic")
