@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import urllib.parse
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -225,6 +226,20 @@ def test_the_answer_says_where_the_control_beats_all(folder):
         best = max(value for method, value in psnr.items() if method not in ("dense", "random") and value is not None)
         assert bool(facts.answer(members)["control"]) == (psnr["random"] > best), length
         assert facts.answer(members)["closest"]["psnr"].startswith(f"{best:.1f}")
+
+
+def test_tuned_cells_are_not_held_against_the_control(folder):
+    def losers(cells):
+        told = facts.beaten(cells)
+        return {(one["length"], method["cell"].split("/")[2]) for one in told for method in one["methods"]}
+
+    cells = _cells(folder)
+    loser = min(losers(cells))
+    changed = [replace(cell, tuning="tuned") if (cell.length, cell.method) == loser else cell for cell in cells]
+    assert losers(changed) == losers(cells) - {loser}
+    for (_, length), members in facts.by_length(changed).items():
+        closest = facts.answer(members)["closest"]
+        assert closest is None or (length, closest["cell"].split("/")[2]) != loser
 
 
 def test_without_a_control_there_is_no_warning(folder):

@@ -101,6 +101,8 @@ def by_length(cells: Iterable[CellRows]) -> dict[tuple[str, str], list[CellRows]
 def beaten(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
     """Where the control has a higher PSNR than a method.
 
+    Tuned cells are left out: their weights are others, and how near they come to the untuned clip is no merit.
+
     Returns:
         For each model and length with any such method: ``model``, ``length``, the control's ``psnr`` in words and
         ``cell``, and ``methods``, the worst first: ``cell``, ``label``, ``behind`` (dB, in words), ``close``, whether
@@ -115,7 +117,9 @@ def beaten(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
         losers = []
         for cell in members:
             row = cell.find("psnr")
-            if cell.method in (CONTROL, REPEATED) or is_reference(cell) or row is None or row["value"] is None:
+            if cell.method in (CONTROL, REPEATED) or cell.tuning != "untuned" or is_reference(cell):
+                continue
+            if row is None or row["value"] is None:
                 continue
             gap = mark["value"] - row["value"]
             if gap > 0:
@@ -149,8 +153,8 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
     Contenders are methods that leave out operations and are neither control nor ablation.
 
     Returns:
-        ``closest`` (highest PSNR), ``cheapest`` (fewest operations) and ``faithful`` (highest adherence) among the
-        contenders, each with the cell and its numbers in words, or None; ``control``, the control's PSNR where it is
+        ``closest`` (highest PSNR of those untuned), ``cheapest`` (fewest operations) and ``faithful`` (highest
+        adherence) among the contenders, each with the cell and its numbers in words, or None; ``control``, the control's PSNR where it is
         higher than that of every contender, or empty; ``measured`` and ``failed``, cells counted.
     """
     contenders = []
@@ -161,6 +165,8 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
 
     def best(key: str, sign: int) -> dict[str, str] | None:
         ranked = [row for row in contenders if row[2][key].value is not None]
+        if key == "psnr":  # other weights draw other clips
+            ranked = [row for row in ranked if row[0].tuning == "untuned"]
         if not ranked:
             return None
         cell, share, told = max(ranked, key=lambda row: sign * row[2][key].value)
@@ -168,7 +174,8 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
         return {"cell": identifier(cell), "label": told_name(cell), "relative": share.text} | numbers
 
     scores = {cell.method: entries.comparison(cell, "psnr").value for cell in members if cell.tuning == "untuned"}
-    highest = max((told["psnr"].value for _, _, told in contenders if told["psnr"].value is not None), default=None)
+    untuned = (told["psnr"].value for cell, _, told in contenders if cell.tuning == "untuned")
+    highest = max((value for value in untuned if value is not None), default=None)
     control = next((cell for cell in members if cell.method == CONTROL and scores.get(CONTROL) is not None), None)
     ahead = control is not None and highest is not None and scores[CONTROL] > highest
     words = [status(cell)[0] for cell in members]
