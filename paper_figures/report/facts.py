@@ -154,8 +154,9 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
 
     Returns:
         ``closest`` (highest PSNR of those untuned), ``cheapest`` (fewest operations) and ``faithful`` (highest
-        adherence) among the contenders, each with the cell and its numbers in words, or None; ``control``, the control's
-        PSNR where it is higher than that of every contender, or empty; ``measured`` and ``failed``, cells counted.
+        adherence) among the contenders, each with the cell and its numbers in words, or None; ``control``, the
+        control's PSNR where it is higher than that of every contender, or empty; ``measured`` and ``failed``, cells
+        counted.
     """
     contenders = []
     for cell in members:
