@@ -107,7 +107,7 @@ def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, 
             tried[value] = (setting.density(layout, block, heads), setting)
         return tried[value][0]
 
-    density(low), density(high)
+    density(low), density(high)  # the ends are candidates, too
     steps = 0
     while steps < 40 and (high - low > 1 if whole else high - low > 1e-6 * max(abs(high), 1e-3)):
         middle = (low + high) // 2 if whole else (low + high) / 2

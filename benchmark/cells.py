@@ -12,8 +12,8 @@ from benchmark.cell import REFERENCE, Cell
 if TYPE_CHECKING:
     from benchmark.models import ModelSpec
 
-WHICH = ("methods", "lengths", "shipped_only")
-"""Keys of ``tuned`` that say which cells are tuned; the others are settings of the tuning."""
+NOT_OF_THE_TUNING = ("methods", "lengths", "shipped_only")
+"""Keys of ``tuned`` that say which cells have adapters and where from; the others are settings of the tuning."""
 
 
 def cells(config: Mapping[str, Any]) -> list[Cell]:
@@ -35,7 +35,7 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
                 cell = _cell(config, model, length, method)
                 found.append(cell)
                 if tuned and method in tuned["methods"] and length["name"] in tuned["lengths"]:
-                    settings = {key: value for key, value in tuned.items() if key not in WHICH}
+                    settings = {key: value for key, value in tuned.items() if key not in NOT_OF_THE_TUNING}
                     found.append(replace(cell, tuned=True, tuning_settings=settings))
     return found
 

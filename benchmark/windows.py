@@ -46,7 +46,6 @@ def window_mask(
     offset, cut = (start % block).unique(return_inverse=True)
     # (cuts, spans): the tokens of a frame that a block holds, as positions [low, high)
     low, high = (inside - offset[:, None]).clamp(min=0), (inside + block - offset[:, None]).clamp(max=size)
-    enough = block // 3 + 1  # more than one third of a block's rows
     blocks = torch.zeros(side * side, dtype=torch.bool, device=device)
 
     def keep(query: torch.Tensor, key: torch.Tensor, width: int) -> None:
@@ -59,9 +58,7 @@ def window_mask(
         row, column = row.expand_as(column)[possible], column[possible]
         (cut_query, cut_key), alike = torch.stack([cut[query], cut[key]]).unique(dim=1, return_inverse=True)
         ends = (low[cut_query][:, row], high[cut_query][:, row], low[cut_key][:, column], high[cut_key][:, column])
-        window = torch.tensor(width, device=device)
-        some = _columns(*ends, window, 1)
-        kept = 5 * _columns(*ends, window, enough) > 3 * some if rounding == "released" else some > 0
+        kept = _kept(ends, torch.tensor(width, device=device), block, rounding)
         pair, place = kept[alike].nonzero(as_tuple=True)
         rows, columns = first[query][pair] + row[place], first[key][pair] + column[place]
         held = (rows < side) & (columns < side)
@@ -95,17 +92,20 @@ def window_density(layout: VideoLayout, block: int, widths: torch.Tensor, sink: 
     spans = size // block
     row, column = torch.arange(spans)[:, None] * block, torch.arange(spans) * block
     ends = (row, row + block, column, column + block)
-    counts = {-1: 0}
-    for width in widths.unique().tolist():
-        some = _columns(*ends, torch.tensor(width), 1)
-        least = block // 3 + 1
-        kept = 5 * _columns(*ends, torch.tensor(width), least) > 3 * some if rounding == "released" else some > 0
-        counts[width] = int(kept.sum()) if width >= 0 else 0
+    counts = {width: int(_kept(ends, torch.tensor(width), block, rounding).sum()) for width in widths.unique().tolist()}
     of = [counts[width] for width in widths.tolist()]
     total = frames * of[0] + sum(2 * (frames - distance) * of[distance] for distance in range(1, frames))
     if sink:
         total += sum(spans**2 - count for count in of)
     return float(total * block**2) / float(layout.tokens) ** 2
+
+
+def _kept(ends, width, block: int, rounding: str) -> torch.Tensor:
+    """Which blocks of a frame pair are kept; ``ends`` are the positions as ``_columns`` takes them."""
+    some = _columns(*ends, width, 1)
+    if rounding == "cover":
+        return some > 0
+    return 5 * _columns(*ends, width, block // 3 + 1) > 3 * some  # more than one third of a block's rows
 
 
 def _columns(row_low, row_high, key_low, key_high, width, least):

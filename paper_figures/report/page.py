@@ -36,6 +36,9 @@ TEASER = ("dense", "radial", "random")
 LARGEST = 20_000_000
 """Bytes that the page may have with its clips inside; of a larger one they lie in files beside it."""
 
+THREADS = 2
+"""That encode clips: as many as the rule of the page asks for."""
+
 ROUNDINGS = (1, 3, 5)
 """What colours of clips inside the page are multiples of: the first with which it is small enough."""
 
@@ -134,7 +137,7 @@ def _sheets_inside(clips: Mapping[str, list], step: int, room: int) -> dict[str,
         told["sum"] = int(shown.sum(dtype="uint64") % 2**32)
         return f"{name}/{told['name']}", held.hold("sheet.webp", sheet_of(shown, summed=True))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the encoder works without Python's lock
+    with ThreadPoolExecutor(THREADS) as threads:  # the encoder works without Python's lock
         some = dict(threads.map(sheet, *zip(*inside[::5], strict=True))) if inside else {}
         expected = sum(len(one.text) for one in some.values()) * len(inside) / max(len(some), 1)
         if expected > 1.5 * room:
