@@ -22,9 +22,9 @@ rule operations:
 
 rule probe:
     input:
-        # The first prompts at the experiment's first length.
-        prompts=f"{RESULTS}/inputs/{{model}}/{LENGTHS[0]}/seed{SEED}/prompts.json",
-        noise=f"{RESULTS}/inputs/{{model}}/{LENGTHS[0]}/seed{SEED}/noise.safetensors",
+        # The first prompts at the first length that is drawn.
+        prompts=f"{RESULTS}/inputs/{{model}}/{PROBED}/seed{SEED}/prompts.json",
+        noise=f"{RESULTS}/inputs/{{model}}/{PROBED}/seed{SEED}/noise.safetensors",
         weights=lambda wildcards: experiments.weights_files(wildcards.model),
     output:
         maps=f"{RESULTS}/attention/{{model}}.npz",

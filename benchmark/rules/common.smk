@@ -46,6 +46,8 @@ FIGURES = f"{RESULTS}/figures"
 ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
 LENGTHS = [length["name"] for length in CONFIG["lengths"]]
 SEED = CONFIG["prompts"]["seed"]
+# What is probed needs inputs that some cell has: where all variants are of longer clips, the first length has none.
+PROBED = next(length for length in LENGTHS if any(cell.length == length for cell in CELLS.values()))
 # The records of the quality experiments that are committed, made on a GPU.
 COMMITTED = "results/reference/testbed"
 
@@ -149,7 +151,7 @@ def output_error_options():
     """The options that state the masks whose output error is taken, and the dense passes that it is taken in."""
     count, steps = CONFIG["prompts"]["count"], CONFIG["schedule"]["steps"]
     dense_steps = min(CONFIG["schedule"]["dense_steps"], steps - 1)
-    words = [f"--experiment {CONFIG['experiment']} --length {LENGTHS[0]} --block {CONFIG['block']}"]
+    words = [f"--experiment {CONFIG['experiment']} --length {PROBED} --block {CONFIG['block']}"]
     words.append(f"--steps {steps} --dense-steps {dense_steps}")
     words.append(f"--record-steps {min(max((steps - dense_steps) // 4, 1), 4)}")
     words.append(f"--prompts {min(count, max(count // 4, 3))}")
