@@ -22,6 +22,7 @@ import torch
 from benchmark import registry
 from benchmark.attention import AttentionRouter, Schedule
 from benchmark.budget import at_budget, has_budget
+from benchmark.captured import CapturedTransformer, capturable
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
 from benchmark.failures import failure, first_line
 from benchmark.inputs import clip_seeds, read_inputs
@@ -43,7 +44,9 @@ PROGRESS = "progress.json"
 _OWN_FILES = re.compile(r"\d{3,}\.mkv|\.\d{3,}\.[0-9a-f]+\.mkv|\.?progress\.json(\.\d+\.part)?")
 
 
-def generate(cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | None = None) -> dict[str, Any]:
+def generate(
+    cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | None = None, capture: bool = True
+) -> dict[str, Any]:
     """Makes a cell's clips.
 
     Args:
@@ -52,6 +55,7 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | N
         device: ``cpu`` or ``cuda``.
         adapter: of a tuned cell, a folder that the verb ``tune`` wrote; None for the shipped one, or else that of the
             cell's experiment.
+        capture: whether a GPU runs the steps from CUDA graphs, where method and kernel allow it.
 
     Returns:
         A record of kind ``generate``. A method that fails, runs out of memory or makes what is not a number gives a
@@ -113,8 +117,10 @@ def generate(cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | N
         router = AttentionRouter(method, layout, cell.block, kernel, schedule)
         _install(cell, transformer, router, repetition)
         values = cell_operations(cell, spec, layout, method)
-        key = _key(cell, hashes | {"kernel": kernel_name}, described)
-        clips = _make_clips(cell, transformer, router, prompts, noise, out, device, key)
+        details["captured"] = capture and device == "cuda" and capturable(method, kernel_name)
+        forward = CapturedTransformer(transformer, router) if details["captured"] else transformer
+        key = _key(cell, hashes | {"kernel": kernel_name, "captured": str(details["captured"])}, described)
+        clips = _make_clips(cell, transformer, forward, router, prompts, noise, out, device, key)
     except Exception as error:  # a method is anybody's code: its failure is a result
         return failed(*failure(error, cell.method))
     # The first clip of a process also pays for planning and compiling: it counts only where there is no other.
@@ -218,7 +224,9 @@ def _install(cell: Cell, transformer: torch.nn.Module, router: AttentionRouter, 
     wan.install(transformer, router, repetition)
 
 
-def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: str, key: str) -> list[dict[str, Any]]:
+def _make_clips(
+    cell, transformer, forward, router, prompts, noise, out: Path, device: str, key: str
+) -> list[dict[str, Any]]:
     """The clips that are not there yet; returns all of them."""
     from tqdm import tqdm
 
@@ -237,7 +245,7 @@ def _make_clips(cell, transformer, router, prompts, noise, out: Path, device: st
     for number in tqdm(range(there, cell.clips), desc=name, unit="clip", initial=there, total=cell.clips):
         start = time.perf_counter()
         text = encode([prompts["prompts"][number]]).to(device)
-        frames = sample(transformer, noise[number : number + 1].to(device), text, cell.steps, before_step)[0]
+        frames = sample(transformer, noise[number : number + 1].to(device), text, cell.steps, before_step, forward)[0]
         if not bool(torch.isfinite(frames).all()):
             raise FloatingPointError(f"clip {number} holds values that are not finite")
         pixels = to_uint8(frames).cpu().numpy()
@@ -308,6 +316,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips")
     parser.add_argument("--record", type=Path, required=True, help="record to write")
     parser.add_argument("--adapter", type=Path, help="of a tuned cell (default: the shipped or the experiment's own)")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, run the steps without CUDA graphs")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
 
@@ -317,7 +326,7 @@ def run(args: argparse.Namespace) -> int:
 
     cell = from_arguments(args)
     announce("generate", cell, args.record, [args.out])
-    record = generate(cell, args.inputs, args.out, pick_device(args.device), args.adapter)
+    record = generate(cell, args.inputs, args.out, pick_device(args.device), args.adapter, not args.eager)
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

@@ -10,6 +10,8 @@ A kernel is a module with
   type and head size, or None.
 - ``SKIPS_BLOCKS``: whether it can skip the blocks that a mask leaves out, so that they are neither read nor computed,
   and ``skips(block)``: whether it does so for blocks of that many tokens.
+- ``CAPTURES_MASKS``: whether its calls are known to run from a CUDA graph whatever the mask; with one that keeps all,
+  every kernel's do.
 
 A kernel knows neither methods nor models.
 """

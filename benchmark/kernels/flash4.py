@@ -32,6 +32,7 @@ from benchmark.kernels import check_inputs
 from benchmark.masks import BlockMask, block_lists, divided
 
 SKIPS_BLOCKS = True
+CAPTURES_MASKS = False
 
 _BLOCK = 128
 _LARGEST_HEAD = 128  # beyond, the kernel's tiles have fewer than 128 keys

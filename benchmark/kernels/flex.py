@@ -25,6 +25,7 @@ from benchmark.kernels import check_inputs
 from benchmark.masks import BlockMask, divided
 
 SKIPS_BLOCKS = True
+CAPTURES_MASKS = True
 
 _BLOCK = 128
 # Shapes and kinds of mask compiled in one process. More than PyTorch's own few: past its limit a call would fail.

@@ -10,6 +10,7 @@ from benchmark.kernels import check_inputs
 from benchmark.masks import BlockMask
 
 SKIPS_BLOCKS = False
+CAPTURES_MASKS = False
 
 _SCORES_AT_ONCE = 2**23  # float32 scores held at once: 32 MB
 

@@ -33,6 +33,7 @@ from benchmark.kernels import check_inputs
 from benchmark.masks import BlockMask
 
 SKIPS_BLOCKS = True
+CAPTURES_MASKS = False  # which keys to gather is read on the host
 
 _log = logging.getLogger(__name__)
 

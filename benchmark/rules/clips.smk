@@ -48,6 +48,8 @@ rule measure:
         f"{LOGS}/measure/{{model}}-{{length}}-{{method}}-{{tuning}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure/{{model}}-{{length}}-{{method}}-{{tuning}}.tsv"
+    # What is drawn is measured first: of a run that is stopped, more cells are whole.
+    priority: 1
     conda:
         ENVIRONMENT
     threads: 1

@@ -27,6 +27,7 @@ def sample(
     prompts: torch.Tensor,
     steps: int,
     before_step: Callable[[int], None] = lambda step: None,
+    forward: Callable[..., tuple[torch.Tensor]] | None = None,
 ) -> torch.Tensor:
     """Clips for prompts.
 
@@ -36,10 +37,12 @@ def sample(
         prompts: (batch, text tokens, text size), from ``grammar.encode``.
         steps: sampling steps.
         before_step: called with the number of each step before it is taken.
+        forward: runs the transformer; the transformer itself where None.
 
     Returns:
         float32 (batch, frames, 3, height, width) in [0, 1].
     """
+    forward = forward or transformer
     schedule = scheduler(steps)
     noisy = noise
     dtype = transformer.patch_embedding.weight.dtype
@@ -47,6 +50,6 @@ def sample(
         before_step(step)
         sigma = float(schedule.sigmas[step])
         time = torch.full((len(noise),), 1000 * sigma, device=noise.device)
-        clean = transformer(noisy.to(dtype), time, prompts.to(dtype), return_dict=False)[0].float()
+        clean = forward(noisy.to(dtype), time, prompts.to(dtype), return_dict=False)[0].float()
         noisy = schedule.step(velocity(clean, noisy, sigma), moment, noisy, return_dict=False)[0]
     return (noisy.movedim(2, 1) / 2 + 0.5).clamp(0, 1)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.captured import FixedTables
 from benchmark.models.spec import ModelSpec
 from benchmark.testbed.flow import LEAST_TIME
 from benchmark.testbed.grammar import encode_batch
@@ -117,18 +118,6 @@ def flow_loss(
     noisy = (1 - level) * clean + level * noise
     predicted = transformer(noisy.to(dtype), times * 1000, prompts.to(dtype), return_dict=False)[0]
     return ((predicted.float() - clean) / level.clamp(min=least_weight_time)).square().mean()
-
-
-class FixedTables(torch.nn.Module):
-    """A rotary embedding whose tables are worked out once, for clips of one shape."""
-
-    def __init__(self, tables: tuple[torch.Tensor, torch.Tensor]) -> None:
-        super().__init__()
-        self.tables = tables
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tables."""
-        return self.tables
 
 
 def train(
