@@ -21,7 +21,13 @@ def router(method: str, kernel) -> AttentionRouter:
 
 @pytest.mark.parametrize(
     ("name", "kernel", "expected"),
-    [("radial", "flex", True), ("svg", "flex", False), ("radial", "sdpa", False), ("dense_repeated", "sdpa", True)],
+    [
+        ("radial", "gathered", True),
+        ("radial", "flex", True),
+        ("svg", "gathered", False),
+        ("radial", "sdpa", False),
+        ("dense_repeated", "sdpa", True),
+    ],
 )
 def test_what_is_decided_or_read_at_each_call_is_not_captured(name: str, kernel: str, expected: bool) -> None:
     assert capturable(registry.get(name, {}), kernel) == expected
@@ -31,7 +37,7 @@ def test_what_is_decided_or_read_at_each_call_is_not_captured(name: str, kernel:
 @pytest.mark.parametrize("name", [name for name in registry.names() if name != "svg"])
 def test_captured_clips_are_the_eager_ones(name: str) -> None:
     spec = tiny_spec()
-    _, kernel = kernels.select("flex", "cuda", block=4, head_dim=spec.head_dim)
+    _, kernel = kernels.select("gathered", "cuda", block=4, head_dim=spec.head_dim)
     transformer = tiny_transformer(spec).to("cuda", torch.bfloat16)
     routed = router(name, kernel)
     wan.install(transformer, routed, 2.0)

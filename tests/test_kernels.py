@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmark import kernels, registry
-from benchmark.kernels import flash4, flex, reference, sdpa
+from benchmark.kernels import flash4, flex, gathered, reference, sdpa
 from benchmark.layout import VideoLayout
 from benchmark.masks import BlockMask, dense_mask
 
@@ -331,6 +331,7 @@ def test_changing_a_block_of_keys_changes_exactly_the_planned_queries(kernel: tu
 def test_blocks_left_out_are_never_read(kernel: tuple[str, str], heads: int) -> None:
     """Keys and values that are NaN reach the output of a kernel that so much as multiplies them by zero."""
     layout, block = LAYOUTS["large_blocks"]
+    _needs(kernel, block)
     module, attend = kernels.load(kernel[0]), _attend(kernel)
     if not module.SKIPS_BLOCKS:
         assert not module.skips(block)
@@ -376,6 +377,26 @@ def test_flex_lists_are_the_planned_blocks() -> None:
                             assert column in whole
                 mod = lists.mask_mod(torch.tensor(0), torch.tensor(head), token[:, None], token[None])
                 assert torch.equal(mod, kept)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gathered_lists_are_the_planned_blocks(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathered, "_LISTED_AT_ONCE", 2000)  # in several parts
+    for block in (4, 8, 64):
+        for tokens in (90, 256, 1030):
+            side, each = -(-tokens // block), 64 // block
+            kept = torch.rand(2, side, side, generator=torch.Generator().manual_seed(block)) < 0.2
+            kept |= torch.eye(side, dtype=torch.bool)
+            found = gathered.lists(BlockMask(kept, block, tokens), transposed)
+            rows = kept.transpose(1, 2) if transposed else kept
+            for head in range(2):
+                for tile in range(-(-side // each)):
+                    mine = rows[head, tile * each : (tile + 1) * each]
+                    count = found.counts[head, tile]
+                    index, bits = found.index[head, tile, :count], found.bits[head, tile, :count]
+                    assert index.tolist() == mine.any(dim=0).nonzero()[:, 0].tolist()
+                    for row, seen in enumerate(mine):
+                        assert torch.equal((bits >> row) & 1 == 1, seen[index])
 
 
 # --- flash4's ways to run the same attention --------------------------------------------------------------------------
@@ -520,15 +541,17 @@ def test_auto_takes_sdpa_on_a_cpu_and_says_so(caplog: pytest.LogCaptureFixture) 
 
 
 def test_auto_takes_the_fastest_on_a_gpu_or_says_why_not(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
-    for module in (flash4, flex):
+    for module in (flash4, gathered, flex):
         monkeypatch.setattr(module, "unavailable", lambda device: None)
     assert kernels.select("auto", "cuda", block=128, dtype=torch.bfloat16, head_dim=128) == ("flash4", flash4.attend)
     assert kernels.select("auto", "cuda") == ("flash4", flash4.attend)
     assert not caplog.records
-    assert kernels.select("auto", "cuda", block=4) == ("flex", flex.attend)
+    assert kernels.select("auto", "cuda", block=4) == ("gathered", gathered.attend)
     assert (
         "flash4 is unavailable: flash4 takes sparse masks in blocks of a multiple of 128 tokens, not 4" in caplog.text
     )
+    assert kernels.select("auto", "cuda", block=2) == ("flex", flex.attend)
+    assert "gathered is unavailable: blocks of 2 tokens: 4, 8, 16, 32, 64 are allowed" in caplog.text
     assert kernels.select("auto", "cuda", dtype=torch.float32) == ("flex", flex.attend)
     with pytest.raises(ValueError, match="'flash4' is unavailable on cuda: .* not 4"):
         kernels.select("flash4", "cuda", block=4)
@@ -543,7 +566,7 @@ def test_auto_takes_the_fastest_on_a_gpu_or_says_why_not(monkeypatch, caplog: py
 
 
 def test_a_kernel_by_name_is_that_kernel() -> None:
-    assert {"reference", "sdpa", "flex", "flash4"} <= set(kernels.names())
+    assert set(kernels.names()) == {"reference", "sdpa", "flex", "flash4", "gathered"}
     for name in ("reference", "sdpa"):
         assert kernels.select(name, "cpu") == (name, kernels.load(name).attend)
     with pytest.raises(ValueError, match="kernel 'flx' is unknown: did you mean 'flex'"):

@@ -1,4 +1,4 @@
-"""Attention kernels: every other file here is one, under its file's name.
+"""Attention kernels: every file here without a leading underscore is one, under its name.
 
 A kernel is a module with
 
@@ -32,7 +32,7 @@ from benchmark.registry import nearest
 AUTO = "auto"
 
 # Kernels that ``auto`` tries, the fastest first.
-_PREFERRED = {"cuda": ("flash4", "flex", "sdpa"), "cpu": ("sdpa",)}
+_PREFERRED = {"cuda": ("flash4", "gathered", "flex", "sdpa"), "cpu": ("sdpa",)}
 
 # Block, type and head size that every kernel takes.
 _ANY = (128, torch.bfloat16, 128)
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 def names() -> list[str]:
     """Every kernel's name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def load(name: str) -> ModuleType:
