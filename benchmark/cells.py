@@ -63,7 +63,7 @@ def _cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], meth
         "block": config["block"],
         "kernel": config["kernel"],
         **config["schedule"],
-        "clips": config["prompts"]["count"],
+        "clips": config["prompts"]["count"][length["name"]],
         "seed": config["prompts"]["seed"],
     }
     return Cell(**(settings | changes))

@@ -106,6 +106,7 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"lengths: {name!r} stands there {names.count(name)} times; each once is needed")
+    config["prompts"]["count"] = _counts(config["prompts"]["count"], names, specs)
     _check_schedule(config["schedule"], specs)
     _check_names("kernel", [config["kernel"]], [kernels.AUTO, *kernels.names()])
     _check_names("metrics", config["metrics"], metric.metric_names())
@@ -259,6 +260,18 @@ def _with_defaults(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
         if isinstance(full.get(key), Mapping):
             full[key] = _with_defaults(full[key], part) if "properties" in part else dict(full[key])
     return full
+
+
+def _counts(count: int | Mapping[str, int], lengths: list[str], specs: Mapping[str, ModelSpec]) -> dict[str, int]:
+    """Prompts of each length that is there; those of lengths that were left out do no harm."""
+    if isinstance(count, int):
+        return dict.fromkeys(lengths, count)
+    known = {name for spec in specs.values() for name in spec.lengths}
+    _check_names("prompts.count", count, sorted(known | set(lengths)))
+    for name in lengths:
+        if name not in count:
+            raise ValueError(f"prompts.count: {name} is missing: a number for each length is needed, or one for all")
+    return {name: count[name] for name in lengths}
 
 
 def _methods(wanted: list[str] | str, knobs: Mapping[str, Mapping[str, Any]]) -> list[str]:

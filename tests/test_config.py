@@ -216,6 +216,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         config.load(path)
 
 
+def test_each_length_may_have_its_own_number_of_prompts():
+    checked = config.check(smoke(prompts={"count": {"1x": 3, "2x": 1, "4x": 2}, "seed": 7}), budgets=False)
+    assert {(cell.length, cell.clips) for cell in cells_of(checked)} == {("1x", 3), ("2x", 1)}  # 4x is left out
+    line = refusal(prompts={"count": {"1x": 3}, "seed": 7})
+    assert line == "prompts.count: 2x is missing: a number for each length is needed, or one for all"
+    assert "prompts.count: '5x' is unknown" in refusal(prompts={"count": {"1x": 3, "5x": 1}, "seed": 7})
+    assert "or one for each length such as" in refusal(prompts={"count": {"1x": 0}, "seed": 7})
+
+
 def test_a_method_file_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "METHODS_FOLDER", tmp_path)
     for name in ("dense", "broken"):

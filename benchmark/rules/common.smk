@@ -149,7 +149,7 @@ def lpips_options():
 
 def output_error_options():
     """The options that state the masks whose output error is taken, and the dense passes that it is taken in."""
-    count, steps = CONFIG["prompts"]["count"], CONFIG["schedule"]["steps"]
+    count, steps = CONFIG["prompts"]["count"][PROBED], CONFIG["schedule"]["steps"]
     dense_steps = min(CONFIG["schedule"]["dense_steps"], steps - 1)
     words = [f"--experiment {CONFIG['experiment']} --length {PROBED} --block {CONFIG['block']}"]
     words.append(f"--steps {steps} --dense-steps {dense_steps}")
