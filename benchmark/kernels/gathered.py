@@ -30,7 +30,7 @@ _LISTED_AT_ONCE = 2**24  # entries made at once
 
 def unavailable(device: torch.device) -> str | None:
     """Why the kernel can't run on a device, or None."""
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return "Triton's kernels run on a GPU only"
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
