@@ -19,7 +19,7 @@ from paper_figures.style import WIDTH, look, save, styled
 LABEL, END, GAP, FOOT = 0.95, 0.72, 0.12, 0.08
 """Inches: for the methods' names, the words at a row's end, between strips, below the pictures."""
 HEAD, LINE = 0.4, 0.118
-"""Inches above the pictures, and for each line of the prompt besides."""
+"""Inches above the pictures, and for each line of the prompt, and of the heading after its first, besides."""
 NOT_ASKED = "not part of this run"
 """What stands where a method is drawn at another length alone."""
 
@@ -120,8 +120,11 @@ def draw(strips: list[Strip], out: Path, name: str) -> list[Path]:
     shapes = (pictures.shape for one in strips for _, pictures, _ in one.rows if pictures is not None)
     shape = next(shapes, (1, 1, 2, 3))
     tall = side * shape[1] / shape[2]
-    prompts = [textwrap.wrap(one.prompt, int((n * side + END) * 18)) for one, n in zip(strips, shown, strict=True)]
-    head = HEAD + LINE * max(map(len, prompts))
+    widths = [n * side + END for n in shown]
+    prompts = [textwrap.wrap(one.prompt, int(width * 18)) for one, width in zip(strips, widths, strict=True)]
+    headings = [textwrap.wrap(one.heading, int(width * 14)) for one, width in zip(strips, widths, strict=True)]
+    below = LINE * (max(map(len, headings)) - 1)
+    head = HEAD + LINE * max(map(len, prompts)) + below
     rows = {(cell.method, cell.tuning): cell for one in strips for cell, _, _ in one.rows}
     places = {key: head + n * (tall + 0.03) for n, key in enumerate(rows)}
     height = head + FOOT + len(rows) * (tall + 0.03)
@@ -130,8 +133,11 @@ def draw(strips: list[Strip], out: Path, name: str) -> list[Path]:
         for key, cell in rows.items():
             _label(figure, cell, 1 - (places[key] + tall / 2) / height)
         left = LABEL
-        for one, count, prompt in zip(strips, shown, prompts, strict=True):
-            _head(figure, one, prompt, left, count * side, head, height)
+        for one, count, heading, prompt in zip(strips, shown, headings, prompts, strict=True):
+            x, y = left / WIDTH, 1 - (0.21 + below) / height
+            figure.text(x, 1 - 0.06 / height, "\n".join(heading), va="top", fontsize=7.5, weight="bold")
+            figure.text(x, y, "\n".join(prompt), va="top", fontsize=7, style="italic")
+            _frame_numbers(figure, one, left, count * side, 1 - (head - 0.03) / height)
             here = {(cell.method, cell.tuning): (pictures, words) for cell, pictures, words in one.rows}
             for key in rows:
                 bottom = 1 - (places[key] + tall) / height
@@ -168,11 +174,8 @@ def _label(figure: Figure, cell: CellRows, y: float) -> None:
     figure.text(0.2 / WIDTH, y, text, va="center", fontsize=7.5)
 
 
-def _head(figure: Figure, one: Strip, prompt: list[str], left: float, wide: float, head: float, height: float) -> None:
-    """Model, length and prompt above a strip, and the numbers of its frames."""
-    figure.text(left / WIDTH, 1 - 0.06 / height, one.heading, va="top", fontsize=7.5, weight="bold")
-    figure.text(left / WIDTH, 1 - 0.21 / height, "\n".join(prompt), va="top", fontsize=7, style="italic")
-    y = 1 - (head - 0.03) / height
+def _frame_numbers(figure: Figure, one: Strip, left: float, wide: float, y: float) -> None:
+    """What stands above the columns of a strip."""
     for n, time in enumerate(one.times):
         figure.text((left + (n + 0.5) * wide / len(one.times)) / WIDTH, y, str(time), ha="center", fontsize=7)
     if left == LABEL:
