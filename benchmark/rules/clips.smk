@@ -48,8 +48,8 @@ rule measure:
         f"{LOGS}/measure/{{model}}-{{length}}-{{method}}-{{tuning}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure/{{model}}-{{length}}-{{method}}-{{tuning}}.tsv"
-    # What is drawn is measured first: of a run that is stopped, more cells are whole.
-    priority: 1
+    # Where jobs share a GPU, what is drawn is measured first: of a run that is stopped, more cells are whole.
+    priority: int(SHARED)
     conda:
         ENVIRONMENT
     threads: 1
