@@ -36,6 +36,14 @@ def _rows(x, row, channel, step, tokens):
 
 
 @triton.jit
+def _list(index, bits, counts, tile, head, tiles, entries):
+    """Where the list of a tile in a head of the mask begins, and how many entries it has."""
+    which = head * tiles + tile
+    begin = which.to(tl.int64) * entries
+    return index + begin, bits + begin, tl.load(counts + which)
+
+
+@triton.jit
 def forward(
     q, k, v, out, lse, index, bits, counts,
     q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
@@ -51,10 +59,7 @@ def forward(
     queries = _rows(q + batch * q_batch + head * q_head, row, channel, q_token, tokens)
     k += batch * k_batch + head * k_head
     v += batch * v_batch + head * v_head
-    which = (head % mask_heads) * tiles + tile
-    count = tl.load(counts + which)
-    index += which.to(tl.int64) * entries
-    bits += which.to(tl.int64) * entries
+    index, bits, count = _list(index, bits, counts, tile, head % mask_heads, tiles, entries)
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     result = tl.zeros((ROWS, SIZE), tl.float32)
@@ -99,10 +104,7 @@ def query_gradient(
     mean = tl.load(delta + line, mask=row < tokens, other=0.0)
     k += batch * k_batch + head * k_head
     v += batch * v_batch + head * v_head
-    which = (head % mask_heads) * tiles + tile
-    count = tl.load(counts + which)
-    index += which.to(tl.int64) * entries
-    bits += which.to(tl.int64) * entries
+    index, bits, count = _list(index, bits, counts, tile, head % mask_heads, tiles, entries)
     result = tl.zeros((ROWS, SIZE), tl.float32)
     for first in range(0, count, WIDTH // BLOCK):
         token, there, seen = _place(index, bits, count, first, tokens, BLOCK, WIDTH)
@@ -135,10 +137,7 @@ def key_gradients(
     q += batch * q_batch + head * q_head
     grad += batch * g_batch + head * g_head
     line = tl.program_id(1).to(tl.int64) * tokens
-    which = (head % mask_heads) * tiles + tile
-    count = tl.load(counts + which)
-    index += which.to(tl.int64) * entries
-    bits += which.to(tl.int64) * entries
+    index, bits, count = _list(index, bits, counts, tile, head % mask_heads, tiles, entries)
     key_result = tl.zeros((ROWS, SIZE), tl.float32)
     value_result = tl.zeros((ROWS, SIZE), tl.float32)
     for first in range(0, count, WIDTH // BLOCK):
