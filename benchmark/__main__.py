@@ -92,6 +92,7 @@ def main(words: list[str] | None = None) -> int:
         if args.one_gpu or args.share_gpu or args.gpus is not None:
             from benchmark import gpus
 
+            getattr(module, "before_gpu", lambda asked: None)(asked)
             count = 1 if args.gpus is None else args.gpus
             gpu = gpus.claim(count, shared=args.share_gpu)  # noqa: F841 - held until the process ends
         return module.run(asked)

@@ -25,6 +25,7 @@ from benchmark.budget import at_budget, has_budget
 from benchmark.captured import CapturedTransformer, capturable
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
 from benchmark.failures import failure, first_line
+from benchmark.fuse import fuse
 from benchmark.inputs import clip_seeds, read_inputs
 from benchmark.operations import cell_operations
 from benchmark.records import (
@@ -45,7 +46,7 @@ _OWN_FILES = re.compile(r"\d{3,}\.mkv|\.\d{3,}\.[0-9a-f]+\.mkv|\.?progress\.json
 
 
 def generate(
-    cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | None = None, capture: bool = True
+    cell: Cell, inputs: Path, out: Path, device: str, adapter: Path | None = None, eager: bool = False
 ) -> dict[str, Any]:
     """Makes a cell's clips.
 
@@ -55,7 +56,8 @@ def generate(
         device: ``cpu`` or ``cuda``.
         adapter: of a tuned cell, a folder that the verb ``tune`` wrote; None for the shipped one, or else that of the
             cell's experiment.
-        capture: whether a GPU runs the steps from CUDA graphs, where method and kernel allow it.
+        eager: whether a GPU runs diffusers' own blocks as they are; else they are compiled, and the steps run from CUDA
+            graphs where method and kernel allow it.
 
     Returns:
         A record of kind ``generate``. A method that fails, runs out of memory or makes what is not a number gives a
@@ -117,9 +119,13 @@ def generate(
         router = AttentionRouter(method, layout, cell.block, kernel, schedule)
         _install(cell, transformer, router, repetition)
         values = cell_operations(cell, spec, layout, method)
-        details["captured"] = capture and device == "cuda" and capturable(method, kernel_name)
+        details["compiled"] = device == "cuda" and not eager
+        details["captured"] = details["compiled"] and capturable(method, kernel_name)
+        if details["compiled"]:
+            fuse(transformer, router, "compile")
         forward = CapturedTransformer(transformer, router) if details["captured"] else transformer
-        key = _key(cell, hashes | {"kernel": kernel_name, "captured": str(details["captured"])}, described)
+        way = {name: str(details[name]) for name in ("kernel", "compiled", "captured")}
+        key = _key(cell, hashes | way, described)
         clips = _make_clips(cell, transformer, forward, router, prompts, noise, out, device, key)
     except Exception as error:  # a method is anybody's code: its failure is a result
         return failed(*failure(error, cell.method))
@@ -316,7 +322,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips")
     parser.add_argument("--record", type=Path, required=True, help="record to write")
     parser.add_argument("--adapter", type=Path, help="of a tuned cell (default: the shipped or the experiment's own)")
-    parser.add_argument("--eager", action="store_true", help="on a GPU, run the steps without CUDA graphs")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, compile nothing and capture no CUDA graphs")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
 
 
@@ -326,7 +332,7 @@ def run(args: argparse.Namespace) -> int:
 
     cell = from_arguments(args)
     announce("generate", cell, args.record, [args.out])
-    record = generate(cell, args.inputs, args.out, pick_device(args.device), args.adapter, not args.eager)
+    record = generate(cell, args.inputs, args.out, pick_device(args.device), args.adapter, args.eager)
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -38,19 +39,19 @@ KIND = "tune"
 UNITS = {"tuning_s": "s", "peak_memory_gib": "GiB", "final_loss": ""}
 
 
-def tune(cell: Cell, out: Path, device: str, capture: bool = True) -> dict[str, Any]:
+def tune(cell: Cell, out: Path, device: str, eager: bool = False) -> dict[str, Any]:
     """Trains a cell's adapter, and writes it into ``out`` with its record.
 
     Args:
         cell: a tuned cell; what only decides how clips are sampled is not looked at.
         out: the adapter's folder; it is replaced.
         device: ``cpu`` or ``cuda``.
-        capture: whether a GPU runs the steps from a CUDA graph.
+        eager: whether a GPU runs diffusers' own blocks as they are, and not compiled ones from a CUDA graph.
 
     Returns:
-        A record of kind ``tune``: ``tuning_s`` (wall time of the steps), ``peak_memory_gib``, ``final_loss``; settings
-        and loss curve; hashes of base weights, adapter, method and mask. A method that fails, runs out of memory or
-        gives a loss that is not finite has a record that says so, and no adapter.
+        A record of kind ``tune``: ``tuning_s`` (wall time of the steps, without compiling), ``peak_memory_gib``,
+        ``final_loss``; settings and loss curve; hashes of base weights, adapter, method and mask. A method that fails,
+        runs out of memory or gives a loss that is not finite has a record that says so, and no adapter.
 
     Raises:
         ValueError: the cell cannot be: unknown names, impossible shapes, no weights.
@@ -60,6 +61,7 @@ def tune(cell: Cell, out: Path, device: str, capture: bool = True) -> dict[str, 
     from benchmark import kernels, models, registry
     from benchmark.attention import AttentionRouter, Schedule
     from benchmark.budget import at_budget
+    from benchmark.fuse import fuse
     from benchmark.generate import load_model
     from benchmark.models import testbed, wan
     from benchmark.tuning import adapters, loop, places
@@ -78,7 +80,7 @@ def tune(cell: Cell, out: Path, device: str, capture: bool = True) -> dict[str, 
         "layout": str(layout),
         "settings": settings.as_dict(),
         "peft": metadata.version("peft"),
-        "captured": capture and device == "cuda",
+        "captured": device == "cuda" and not eager,
         "folder": str(out),
     }
 
@@ -110,16 +112,19 @@ def tune(cell: Cell, out: Path, device: str, capture: bool = True) -> dict[str, 
         details["parameters"] = sum(value.numel() for value in model.parameters() if value.requires_grad)
         router = AttentionRouter(method, layout, cell.block, kernel, Schedule(1, 0, settings.dense_layers))
         wan.install(transformer, router, repetition)
+        if details["captured"]:
+            fuse(transformer, router, "compile", training=True)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        key = _key(cell, hashes | {"kernel": kernel_name}, described)
+        key = _key(cell, hashes | {"kernel": kernel_name, "captured": str(details["captured"])}, described)
         size = cell.height
-        progress = loop.train(transformer, spec, settings, flow, cell.frames, size, device, state, key, capture)
+        progress = loop.train(transformer, spec, settings, flow, cell.frames, size, device, state, key, not eager)
         details |= {"curve": progress.curve, "clips": settings.steps * settings.batch}
+        details["compiling"] = dict(zip(("steps", "seconds"), progress.starting, strict=True))
         details["files"] = adapters.save(model, settings, made)
         hashes["adapter"] = next(value for name, value in details["files"].items() if name.endswith(".safetensors"))
         values = {
-            "tuning_s": progress.seconds,
+            "tuning_s": progress.settled_seconds(),
             "peak_memory_gib": _peak(device),
             "final_loss": progress.final_loss(),
         }
@@ -221,8 +226,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", type=Path, required=True, help="record to write")
     parser.add_argument("--anew", action="store_true", help="train even where an adapter for these settings is shipped")
     parser.add_argument("--shipped-only", action="store_true", help="train nothing: what is not shipped is unsupported")
-    parser.add_argument("--eager", action="store_true", help="on a GPU, run the steps without a CUDA graph")
+    parser.add_argument("--eager", action="store_true", help="on a GPU, compile nothing and capture no CUDA graph")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+
+
+def before_gpu(args: argparse.Namespace) -> None:
+    """Imports what a tuning needs, which takes seconds, while another one may still have the GPU."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to look for CUDA would settle which GPUs it sees
+    for name in ("diffusers.models.transformers.transformer_wan", "peft", "benchmark.tuning.loop"):
+        importlib.import_module(name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -244,7 +256,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.shipped_only:
         record = not_shipped(cell, pick_device(args.device))
     else:
-        record = tune(cell, args.out, pick_device(args.device), capture=not args.eager)
+        record = tune(cell, args.out, pick_device(args.device), args.eager)
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

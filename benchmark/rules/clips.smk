@@ -30,7 +30,8 @@ rule generate:
         inputs=lambda wildcards, input: Path(input.prompts).parent,
         clips=f"{RESULTS}/clips/{{model}}/{{length}}/{{method}}/{{tuning}}",
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmark {params.gpu} generate {params.cell} "
+        "OMP_NUM_THREADS={threads} TORCHINDUCTOR_COMPILE_THREADS={threads} python -m benchmark {params.gpu} "
+        "generate {params.cell} "
         "--inputs {params.inputs} --out {params.clips} --record {output.record} > {log} 2>&1"
 
 

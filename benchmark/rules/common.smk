@@ -55,6 +55,9 @@ COMMITTED = "results/reference/testbed"
 SHARED = bool(GPUS) and CONFIG["gpu_jobs"] > 1
 if SHARED:
     workflow.register_resource("drawing", CONFIG["gpu_jobs"] * len(GPUS))
+# Tunings are timed and have a GPU for themselves, but the next one loads while it waits for that.
+if GPUS:
+    workflow.register_resource("tuning", 2 * len(GPUS))
 
 # A run may be killed at any moment: its jobs then end with it, and the next run needs no unlocking. Each rule's shell
 # command has to be a single one for that.

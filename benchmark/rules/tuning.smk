@@ -18,12 +18,12 @@ rule tune:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=min(len(GPUS), 1),
+        tuning=min(len(GPUS), 1),
         mem_mb=8000,
     params:
         cell=lambda wildcards: tuning_of(wildcards).arguments(),
         folder=lambda wildcards: places.folder_of(cell_of(wildcards)).as_posix(),
         shipped="--shipped-only" if (CONFIG.get("tuned") or {}).get("shipped_only") else "",
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu tune {params.cell} {params.shipped} "
+        "OMP_NUM_THREADS={threads} TORCHINDUCTOR_COMPILE_THREADS={threads} python -m benchmark --one-gpu tune {params.cell} {params.shipped} "
         "--out {params.folder} --record {output.record} > {log} 2>&1"

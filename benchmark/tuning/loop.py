@@ -3,7 +3,8 @@
 The network runs in bfloat16 as it does when clips are drawn; the optimizer holds what it trains in float32 and copies
 it back after each step. Clips, noise and its levels follow from the seed and the number of the step alone: they are
 the same for every method, and a tuning that was stopped goes on where it was. On a GPU the step is captured in a CUDA
-graph, for launching the kernels of so small a network takes longer than running them.
+graph, for launching the kernels of so small a network takes longer than running them, and the next clips are drawn
+beside it.
 """
 
 from __future__ import annotations
@@ -49,11 +50,18 @@ class Progress:
         step: steps done.
         seconds: wall time of them, with that of earlier processes.
         curve: mean loss since the last point, by step.
+        starting: how many of the steps compiled something, and their share of the wall time.
     """
 
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    starting: tuple[int, float] = (0, 0.0)
+
+    def settled_seconds(self) -> float:
+        """The wall time of all steps, had those that compiled something taken no longer than the others."""
+        steps, seconds = self.starting
+        return (self.seconds - seconds) * self.step / (self.step - steps) if self.step > steps else self.seconds
 
     def final_loss(self) -> float:
         """The mean loss over the last tenth of the steps, at least the last point."""
@@ -155,12 +163,16 @@ def train(
     progress = _resume(state, key, held, optimizer, device)
     _copy(named, held)
     static = draw(spec, settings, flow, frames, size, progress.step, device)
+    aside = torch.cuda.Stream() if device == "cuda" else None  # draws the next clips while a step runs
+    if aside is not None:
+        aside.wait_stream(torch.cuda.current_stream())  # which may still make what all clips share
     with torch.no_grad():
         transformer.rope = FixedTables(transformer.rope(static[0]))
     advance = _step(transformer, named, held, optimizer, static, flow.least_weight_time, capture and device == "cuda")
     every = max(settings.steps // POINTS, 1)
     total, count = torch.zeros((), device=device), 0
     before, start = progress.seconds, time.perf_counter()
+    settled = progress.step + EAGER_STEPS + 1 if device == "cuda" else None
     saved = start
     bar = tqdm(total=settings.steps, initial=progress.step, desc=f"tuning {spec.name}", unit="step")
     while progress.step < settings.steps:
@@ -171,6 +183,10 @@ def train(
             group["lr"] = rate_at(settings, progress.step)
         total += advance()
         progress.step, count = progress.step + 1, count + 1
+        if progress.step == settled:
+            torch.cuda.synchronize()
+            steps, seconds = progress.starting
+            progress.starting = (steps + EAGER_STEPS + 1, seconds + time.perf_counter() - start)
         last = progress.step == settings.steps
         if progress.step % every == 0 or last:
             loss = float(total) / count
@@ -185,15 +201,24 @@ def train(
                 _save(state, key, held, optimizer, progress)
                 saved = time.perf_counter()
         if not last:
-            for place, value in zip(
-                static, draw(spec, settings, flow, frames, size, progress.step, device), strict=True
-            ):
-                place.copy_(value)
+            with torch.cuda.stream(aside):
+                drawn = draw(spec, settings, flow, frames, size, progress.step, device)
+            _replace(static, drawn, aside)
         bar.update(progress.step - bar.n)
     bar.close()
     if not all(bool(torch.isfinite(value).all()) for value in held):
         raise FloatingPointError("a trained weight is not finite after the last step")
     return progress
+
+
+def _replace(static: Sequence[torch.Tensor], drawn: Sequence[torch.Tensor], aside: torch.cuda.Stream | None) -> None:
+    """Puts what was drawn for the next step, in a stream of its own on a GPU, where the step reads it."""
+    if aside is not None:
+        torch.cuda.current_stream().wait_stream(aside)
+    for place, value in zip(static, drawn, strict=True):
+        place.copy_(value)
+        if aside is not None:
+            value.record_stream(torch.cuda.current_stream())  # or its memory might be drawn into before it is read
 
 
 def _copy(named: Sequence[tuple[str, torch.nn.Parameter]], held: Sequence[torch.Tensor]) -> None:
@@ -263,6 +288,7 @@ def _save(path: Path, key: str, held: Sequence[torch.Tensor], optimizer: torch.o
         for name in ("exp_avg", "exp_avg_sq"):
             tensors[f"{number}.{name}"] = optimizer.state[value][name]
     said = {"key": key, "step": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    said["starting"] = progress.starting
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -296,4 +322,4 @@ def _resume(path: Path, key: str, held: Sequence[torch.Tensor], optimizer, devic
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({error}); delete it to tune anew") from None
     logger.info("%s: %d steps are done already", path, said["step"])
-    return Progress(said["step"], said["seconds"], said["curve"])
+    return Progress(said["step"], said["seconds"], said["curve"], tuple(said["starting"]))
