@@ -12,6 +12,7 @@ All blocks of a class share one compiled artifact.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ from benchmark.models import fused
 from benchmark.models.routed import RoutedAttention
 
 LEVELS = ("none", "compile", "full")
+REPEATABLE = MappingProxyType({"deterministic": True})
+"""Options under which the compiler tries out no kernels that round differently: the fastest in a trial may be another
+one in the next process, and clips would not be the same, byte for byte."""
 
 
 def fuse(

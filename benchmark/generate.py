@@ -25,7 +25,7 @@ from benchmark.budget import at_budget, has_budget
 from benchmark.captured import CapturedTransformer, capturable
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
 from benchmark.failures import failure, first_line
-from benchmark.fuse import fuse
+from benchmark.fuse import REPEATABLE, fuse
 from benchmark.inputs import clip_seeds, read_inputs
 from benchmark.operations import cell_operations
 from benchmark.records import (
@@ -122,7 +122,7 @@ def generate(
         details["compiled"] = device == "cuda" and not eager
         details["captured"] = details["compiled"] and capturable(method, kernel_name)
         if details["compiled"]:
-            fuse(transformer, router, "compile")
+            fuse(transformer, router, "compile", options=REPEATABLE)
         forward = CapturedTransformer(transformer, router) if details["captured"] else transformer
         way = {name: str(details[name]) for name in ("kernel", "compiled", "captured")}
         key = _key(cell, hashes | way, described)

@@ -61,7 +61,7 @@ def tune(cell: Cell, out: Path, device: str, eager: bool = False) -> dict[str, A
     from benchmark import kernels, models, registry
     from benchmark.attention import AttentionRouter, Schedule
     from benchmark.budget import at_budget
-    from benchmark.fuse import fuse
+    from benchmark.fuse import REPEATABLE, fuse
     from benchmark.generate import load_model
     from benchmark.models import testbed, wan
     from benchmark.tuning import adapters, loop, places
@@ -113,7 +113,7 @@ def tune(cell: Cell, out: Path, device: str, eager: bool = False) -> dict[str, A
         router = AttentionRouter(method, layout, cell.block, kernel, Schedule(1, 0, settings.dense_layers))
         wan.install(transformer, router, repetition)
         if details["captured"]:
-            fuse(transformer, router, "compile", training=True)
+            fuse(transformer, router, "compile", training=True, options=REPEATABLE)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         key = _key(cell, hashes | {"kernel": kernel_name, "captured": str(details["captured"])}, described)

@@ -22,8 +22,8 @@ SKIPS_BLOCKS = True
 CAPTURES_MASKS = True
 
 _ROWS = 64  # tokens of the tile that a program holds
-# Tokens that it takes from its list at a time, warps, and stages of loading: the fastest tried on an H100, for all three
-# kernels alike.
+# Tokens that it takes from its list at a time, warps, and stages of loading: the fastest tried on an H100, for all
+# three kernels alike.
 _SETTINGS = dict.fromkeys(("forward", "query_gradient", "key_gradients"), (128, 4, 2))
 _BLOCKS = (4, 8, 16, 32, 64)
 _LISTED_AT_ONCE = 2**24  # entries made at once
