@@ -32,6 +32,11 @@ RANDOM = "random"
 METRICS = ("psnr", "ssim")
 """What carries the claims."""
 UNITS = {"psnr": "dB"}
+FAMILY = (
+    "The pairs of the ranking were named by the paper before anything was measured here: they are corrected together, "
+    "without the table's other comparisons, so a pair may be told apart in those sentences and bear no "
+    f"{cells_of.MARK} in the table."
+)
 FLOOR_NOTE = (
     "The noise floor: dense attention with its sums in another order. What comes as near to the dense clips cannot be "
     "told from dense attention."
@@ -117,8 +122,8 @@ def masks(part: Part) -> list[CellRows]:
 
 
 def numbers(source: Testbed, blocks: list[Part], shown: tuple[Column, ...]) -> Numbers:
-    """All clips' numbers, and the comparisons that the table and its sentences make, as one family."""
-    pairs = []
+    """All clips' numbers; the comparisons that the table makes as one family, and the paper's ranking as another."""
+    pairs, claims = [], []
     for part in blocks:
         baseline = part.find(BASELINE)
         for cell in part.all:
@@ -130,10 +135,10 @@ def numbers(source: Testbed, blocks: list[Part], shown: tuple[Column, ...]) -> N
                 for column in measures(shown)
                 if not (reference and column.key in entries.COMPARISONS)
             ]
-        pairs += [(ours, theirs, "psnr") for ours, theirs in ranked(part)]
+        claims += [(ours, theirs, "psnr") for ours, theirs in ranked(part)]
         control = part.find(RANDOM)
         pairs += [(cell, control, metric) for metric in METRICS for cell in masks(part) if control is not None]
-    return cells_of.gather(source.experiment, [cell for part in blocks for cell in part.all], pairs)
+    return cells_of.gather(source.experiment, [cell for part in blocks for cell in part.all], pairs, claims)
 
 
 def ranked(part: Part) -> list[tuple[CellRows, CellRows]]:
@@ -176,7 +181,8 @@ def verdicts(held: Numbers, blocks: list[Part]) -> list[str]:
     for metric, claims in controls.items():
         said.append(f"{RANDOM} comes last of the masks by {entries.NAMES[metric]} in {_count(claims)}.")
     said.append(f"The order of methods is the same with another seed in {_count(agreements)}.")
-    return said + [claim.sentence for claims in (rankings, *controls.values(), agreements) for claim in claims]
+    said += [claim.sentence for claims in (rankings, *controls.values(), agreements) for claim in claims]
+    return [*said, FAMILY] if held.claims else said
 
 
 def _count(claims: list[Claim]) -> str:
@@ -192,7 +198,7 @@ def _count(claims: list[Claim]) -> str:
 def ranking(held: Numbers, part: Part) -> Claim:
     """Whether the paper's ranking came out in a block; None where not all of it was measured."""
     missing = [method for method in (*AHEAD, *BEHIND) if not _has(held, part, method, "psnr")]
-    compared = [(ours, theirs, held.difference(ours, theirs, "psnr")) for ours, theirs in ranked(part)]
+    compared = [(ours, theirs, held.claimed(ours, theirs, "psnr")) for ours, theirs in ranked(part)]
     found = [(ours, theirs, comparison) for ours, theirs, comparison in compared if comparison is not None]
     without = f"{' and '.join(missing)} {'have' if len(missing) > 1 else 'has'} no PSNR here" if missing else ""
     if not found:
@@ -268,7 +274,7 @@ def _agreement(held: Numbers, first: Part, second: Part) -> Claim:
     words = "the same order of methods by mean PSNR" if same else "another order of methods by mean PSNR"
     pairs = [(a, b) for a in shared for b in shared if a in AHEAD and b in BEHIND]
     calls = {
-        (a, b): [cells_of.ordered(held.difference(part.find(a), part.find(b), "psnr")) for part in (first, second)]
+        (a, b): [cells_of.ordered(held.claimed(part.find(a), part.find(b), "psnr")) for part in (first, second)]
         for a, b in pairs
     }
     differ = [f"{a} against {b}" for (a, b), (one, two) in calls.items() if one != two]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paper_figures import entries
@@ -40,10 +40,12 @@ class Numbers:
     Args:
         clips: by cell and metric, each clip's value by the clip's name.
         compared: by cells and metric, ours against theirs, all corrected as one family.
+        claims: the same of the pairs whose order the paper states beforehand, a family of their own.
     """
 
     clips: Mapping[Place, Mapping[str, Mapping[str, float]]]
     compared: Mapping[Pair, Comparison]
+    claims: Mapping[Pair, Comparison] = field(default_factory=dict)
 
     def of(self, cell: CellRows, metric: str) -> Mapping[str, float]:
         """A metric of a cell's clips, by their names; empty where nobody measured it."""
@@ -55,14 +57,26 @@ class Numbers:
 
     def difference(self, ours: CellRows, theirs: CellRows, metric: str) -> Comparison | None:
         """Ours against theirs, whichever way round the table compared them; None where it could not."""
-        found = self.compared.get((ours.path, theirs.path, metric))
-        if found is None and (theirs.path, ours.path, metric) in self.compared:
-            return turned(self.compared[theirs.path, ours.path, metric])
-        return found
+        return _either_way(self.compared, ours, theirs, metric)
+
+    def claimed(self, ours: CellRows, theirs: CellRows, metric: str) -> Comparison | None:
+        """The same of a pair whose order the paper states."""
+        return _either_way(self.claims, ours, theirs, metric)
 
 
-def gather(source: Experiment, cells: Iterable[CellRows], pairs: Iterable[tuple[CellRows, CellRows, str]]) -> Numbers:
-    """Reads the clips of cells, and compares pairs of them in a metric as one family.
+def _either_way(held: Mapping[Pair, Comparison], ours: CellRows, theirs: CellRows, metric: str) -> Comparison | None:
+    found = held.get((ours.path, theirs.path, metric))
+    if found is None and (theirs.path, ours.path, metric) in held:
+        return turned(held[theirs.path, ours.path, metric])
+    return found
+
+
+Pairs = Iterable[tuple[CellRows, CellRows, str]]
+"""Two cells and a metric, some times over."""
+
+
+def gather(source: Experiment, cells: Iterable[CellRows], pairs: Pairs, claims: Pairs = ()) -> Numbers:
+    """Reads the clips of cells, and compares pairs of them in a metric as one family, and ``claims`` as another.
 
     A pair is compared over the clips that both have numbers of; one with fewer than two such clips is left out. Two
     cells that are compared either way round are one comparison.
@@ -71,6 +85,11 @@ def gather(source: Experiment, cells: Iterable[CellRows], pairs: Iterable[tuple[
         ValueError: a record is missing or damaged.
     """
     clips = {cell.path: clip_values(source, cell) for cell in cells}
+    return Numbers(clips, _family(clips, pairs), _family(clips, claims))
+
+
+def _family(clips: Mapping[Place, Mapping[str, Mapping[str, float]]], pairs: Pairs) -> dict[Pair, Comparison]:
+    """The comparisons of pairs, corrected together."""
     wanted: dict[Pair, tuple[list[float], list[float]]] = {}
     for ours, theirs, metric in pairs:
         if (theirs.path, ours.path, metric) in wanted:
@@ -78,7 +97,7 @@ def gather(source: Experiment, cells: Iterable[CellRows], pairs: Iterable[tuple[
         first, second = (clips.get(cell.path, {}).get(metric, {}) for cell in (ours, theirs))
         names = [name for name in first if name in second]
         wanted[ours.path, theirs.path, metric] = ([first[name] for name in names], [second[name] for name in names])
-    return Numbers(clips, compare(wanted))
+    return compare(wanted)
 
 
 def clip_values(source: Experiment, cell: CellRows) -> dict[str, dict[str, float]]:

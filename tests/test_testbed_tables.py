@@ -232,6 +232,7 @@ def test_what_came_out_of_the_ranking_is_said_for_each_block(made):
         "The ranking of the paper's Table 1 (radial and svg ahead of pa and sta in PSNR at an equal"
     )
     assert said[0].endswith("is reproduced in 1 of 2 settings in which all of it was measured.")
+    assert table1_testbed.FAMILY in said
     assert said[1] == "random comes last of the masks by PSNR in 1 of 2 settings in which all of it was measured."
     assert said[3].startswith("The order of methods is the same with another seed in 1 of 1 settings")
     at = {remark.partition(": ")[0]: remark for remark in reversed(said) if remark.startswith("At budget")}
@@ -317,7 +318,7 @@ def numbers_of(parts, means, significant=True, metric="psnr"):
                 gap = means[one.method] - means[two.method]
                 held = Interval(gap, gap - 0.1, gap + 0.1, 2)
                 compared[one.path, two.path, metric] = Comparison(held, 0.001 if significant and gap else 1.0)
-    return Numbers(clips, compared)
+    return Numbers(clips, compared, compared)
 
 
 @pytest.mark.parametrize(
@@ -361,11 +362,27 @@ def test_a_mask_that_is_above_the_control_by_chance_is_named():
     assert table1_testbed.last(held, part_of(["radial"]), "psnr") == []
 
 
+def test_the_papers_pairs_are_corrected_among_themselves(made):
+    source = made[0]
+    blocks = table1_testbed.parts(source)
+    held = table1_testbed.numbers(source, blocks, table1_testbed.columns(source, [c for b in blocks for c in b.all]))
+    block = blocks[0]
+    assert {pair[:2] for pair in held.claims} >= {(a.path, b.path) for a, b in table1_testbed.ranked(block)}
+    assert len(held.claims) < len(held.compared) and {metric for _, _, metric in held.claims} == {"psnr"}
+    both = [pair for pair in held.claims if pair in held.compared or (pair[1], pair[0], pair[2]) in held.compared]
+    cells = {cell.path: cell for part in blocks for cell in part.all}
+    assert both
+    for ours, theirs, metric in both:
+        alone = held.claimed(cells[ours], cells[theirs], metric)
+        with_all = held.difference(cells[ours], cells[theirs], metric)
+        assert alone.difference.low == pytest.approx(with_all.difference.low) and alone.p <= with_all.p
+
+
 def test_seeds_that_disagree_are_told():
     first, second = part_of(["radial", "svg", "sta"]), part_of(["radial", "svg", "sta"], 8, "b50-seed8")
     one = numbers_of([first], {"radial": 3, "svg": 2, "sta": 1})
     two = numbers_of([second], {"radial": 1, "svg": 3, "sta": 2})
-    held = Numbers({**one.clips, **two.clips}, {**one.compared, **two.compared})
+    held = Numbers({**one.clips, **two.clips}, {}, {**one.claims, **two.claims})
     (claim,) = table1_testbed.seeds(held, [first, second])
     assert claim.held is False and "another order of methods by mean PSNR" in claim.sentence
     assert claim.sentence.endswith("is not the same for radial against sta.")
