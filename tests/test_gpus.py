@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from benchmark import gpus
+from benchmark import gpus, tune
+from benchmark.__main__ import main
 
 CLAIM = """
 import os
@@ -120,3 +121,13 @@ def test_a_hold_of_another_user_counts(two_gpus, tmp_path, monkeypatch):
     assert len(held) == 1
     assert gpus._lock("GPU-aa") is None
     held[0].close()
+
+
+def test_a_tuning_imports_what_it_needs_before_it_takes_a_gpu(monkeypatch):
+    order = []
+    monkeypatch.setattr(tune, "before_gpu", lambda args: order.append("imports"))
+    monkeypatch.setattr(gpus, "claim", lambda count, shared: order.append("claim"))
+    monkeypatch.setattr(tune, "run", lambda args: order.append("run"))
+    shape = "--model testbed-nano --frames 32 --height 48 --width 48 --method radial"
+    main(["--one-gpu", "tune", *shape.split(), "--out", "x", "--record", "y"])
+    assert order == ["imports", "claim", "run"]
