@@ -3,7 +3,9 @@
 Of each cell whose committed records are what this configuration and this checkout would measure, the records are copied
 to where a run looks for its own, so that Snakemake runs the other cells only. Clips and adapters are not committed.
 Where cells are left to measure, the dense clips that they are compared with are drawn again, and a tuned cell whose
-adapter another cell needs is left to be tuned again. Prompts and noise follow from their seeds and are written, too.
+adapter another cell needs is left to be tuned again. Of a run's own folder (``--from``), which has them, adapters and
+clips are taken as well, also of tuned cells whose clips are not all drawn. Prompts and noise follow from their seeds
+and are written, too.
 
 Snakemake goes by the files' dates, so everything is written here in the order in which it depends on each other; what
 was taken before is written once more.
@@ -23,11 +25,12 @@ from typing import Any
 from benchmark import registry
 from benchmark.cell import Cell
 from benchmark.cells import cells, reference_of
-from benchmark.config import ROOT, load
+from benchmark.config import ROOT, load, weights_files
 from benchmark.packed import unpacked_names
 from benchmark.publish_records import OTHERS
-from benchmark.records import describe_device, read_record, sha256_file, write_json
+from benchmark.records import Damaged, describe_device, read_record, sha256_file, write_json
 from benchmark.speed.committed import REFERENCE, copy_file
+from benchmark.tuning import places
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +56,14 @@ class Resumed:
         own: those that have records of a run on this machine.
         left: those that are left to run, with the reason.
         drawn: references whose clips were drawn again, with whether they are those of the record, byte for byte.
+        tuned: those among ``left`` whose adapter was taken: only their clips are left.
     """
 
     taken: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, bool] = field(default_factory=dict)
+    tuned: list[str] = field(default_factory=list)
 
 
 def resume(config: Mapping[str, Any], committed: Path, results: Path | str = "results", device: str = "cpu") -> Resumed:
@@ -102,6 +107,11 @@ def resume(config: Mapping[str, Any], committed: Path, results: Path | str = "re
             continue
         if not _taken_clips(cell, held, committed):
             found.drawn[cell.path.as_posix()] = _draw(cell, held, folder, device)
+    for cell in every:
+        record = _taken_tuning(cell, committed) if cell.path.as_posix() in found.left else None
+        if record is not None:
+            write_json(places.record_of(cell, results), record)
+            found.tuned.append(cell.path.as_posix())
     for kind in ("tune", "generate", "measure"):
         for path, records in held.items():
             if kind in records:
@@ -113,8 +123,6 @@ def resume(config: Mapping[str, Any], committed: Path, results: Path | str = "re
 
 def _take_others(committed: Path, folder: Path, every: Iterable[Cell]) -> None:
     """Copies what is measured of a model besides its cells, where nothing is there and its weights are the same."""
-    from benchmark.config import weights_files
-
     for model in dict.fromkeys(cell.model for cell in every):
         weights = sha256_file(ROOT / weights_files(model)[0])
         for record in (committed / name / f"{model}.json" for name in OTHERS):
@@ -149,9 +157,6 @@ def differs(cell: Cell, records: Records, inputs: Mapping[str, str], metrics: It
         inputs: hashes of the cell's noise and prompts.
         metrics: those that the configuration asks for.
     """
-    from benchmark.config import weights_files
-    from benchmark.tuning import places
-
     wanted = {"generate": cell, "measure": cell} | ({"tune": cell} if cell.tuned and not cell.merged else {})
     for kind, of in wanted.items():
         record = records.get(kind)
@@ -215,6 +220,28 @@ def _leave_tunings(every: list[Cell], held: dict[Path, Records], committed: Path
         if not own.exists() and path in users:
             del held[path]
             found.left[path.as_posix()] = f"its adapter is not there, and {users[path].path.as_posix()} needs it"
+
+
+def _taken_tuning(cell: Cell, committed: Path) -> dict[str, Any] | None:
+    """The record of a cell's tuning, with the adapter put into place, where the committed folder has both."""
+    record = read(committed, cell).get("tune")
+    if not cell.tuned or cell.merged or record is None or record["status"] != "passed":
+        return None
+    own = Path(record["details"]["folder"])
+    there = committed / "adapters" / _adapter(own)
+    if own.exists() or not there.exists() or _method_of(record) != sha256_file(registry.source_file(cell.method)):
+        return None
+    try:
+        places.check(record, there, cell, sha256_file(ROOT / weights_files(cell.model)[0]))
+    except (ValueError, Damaged) as error:
+        logger.warning("%s: its adapter is not taken: %s", cell.path, error)
+        return None
+    shutil.copytree(there, own)
+    return record
+
+
+def _method_of(record: Mapping[str, Any]) -> str | None:
+    return record["provenance"]["hashes"].get("method")
 
 
 def _adapter(folder: Path) -> Path:
@@ -308,6 +335,8 @@ def run(args: argparse.Namespace) -> int:
     found = resume(config, committed, args.results, pick_device(args.device))
     for place, reason in found.left.items():
         print(f"left to run: {place} ({reason})")
+    for place in found.tuned:
+        print(f"tuned already: {place}")
     for place, same in found.drawn.items():
         print(f"drawn again: {place} ({'the same bytes' if same else 'other bytes'})")
     print(f"{len(found.taken)} cells taken, {len(found.own)} there already, {len(found.left)} left to run")

@@ -430,21 +430,37 @@ def test_an_experiment_of_variants_holds_no_setting_against_another(trained, tmp
 def test_clips_of_the_testbed_are_inside_the_page(measured, small, trained, monkeypatch):
     films = measured.find("video")
     assert [film["data-file"] for film in films] == [
-        f"clips/testbed-nano/1x/{m}/b50/000.mp4" for m in ("radial", "svg")
+        f"clips/testbed-nano/1x/{m}/b50/000.mp4" for m in ("svg", "radial")
     ]
     file = measured.data["files"][films[0]["data-file"]]
     assert (file["type"], file["gzipped"]) == ("video/mp4", False)
     assert "a <b>red</b> circle" in measured.find("section", id="quality")[0]["text"]
+    (reel,) = measured.find("div", **{"class": "reel"})
+    assert "testbed-nano, 1x, half of the pairs" in reel["text"] and "Radial" in reel["text"]
     monkeypatch.setattr(quality, "ROOM", 1500)
     printed = papers.Printed()
     found = quality.gather(trained, Path("config/testbed.yaml"), Experiment(small, small / "records.parquet"), printed)
-    assert (len(found.clips), found.left_out) == (1, 1)
+    assert ([len(reel["clips"]) for reel in found.reels], found.left_out) == ([1], 1)
     index = trained.experiment.folder / "clips" / "clips.json"
     kept = index.read_text()
     index.write_text("[]")
     with pytest.raises(ValueError, match="no index of clips"):
         quality.gather(trained, Path("config/testbed.yaml"), Experiment(small, small / "records.parquet"), printed)
     index.write_text(kept)
+
+
+def test_the_dense_clip_of_a_prompt_comes_first(trained):
+    told = {"prompt": "a red circle", "seed": 7}
+    names = ["dense/untuned", "pa/b50", "svg/b50", "radial/b50", "new/b50"]
+    cells = {"/".join(cell.path): cell for cell in trained.experiment.cells()}
+    inside = {f"testbed-nano/1x/{name}/000.mp4": told for name in names[::-1]}
+    inside["testbed-nano/1x/dense/untuned/001.mp4"] = told | {"seed": 8}
+    first, unknown, second = quality._reels(trained, cells, inside)
+    assert (first["heading"], first["seed"]) == ("testbed-nano, 1x, half of the pairs", 7)
+    assert [clip["label"] for clip in first["clips"]] == ["Dense", "PA", "SVG", "Radial"]
+    assert unknown["heading"] == "testbed-nano, 1x, b50"
+    assert [clip["label"] for clip in unknown["clips"]] == ["Dense", "new"]
+    assert (second["heading"], [clip["method"] for clip in second["clips"]]) == ("testbed-nano, 1x", ["dense"])
 
 
 @pytest.fixture(scope="module")

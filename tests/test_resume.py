@@ -216,6 +216,22 @@ def test_an_adapter_that_is_merged_is_tuned_again_or_taken(made, published):
     assert list(RUN.rglob("2x/dense/untuned/*.mkv"))
 
 
+def test_a_tuning_whose_clips_are_not_drawn_is_taken_with_its_adapter(made, published, caplog):
+    for kind in ("generate", "measure"):
+        file_of(place(TUNED, kind)).unlink()
+    assert not go_on().tuned and not place(TUNED, "tune", RUN).exists()  # adapters are not committed
+    shutil.rmtree(RUN)
+    shutil.copytree(made / RUN / "adapters", published / "adapters")
+    found = go_on()
+    assert found.tuned == [f"testbed-nano/{TUNED}"] and found.left[f"testbed-nano/{TUNED}"] == "no generate record"
+    assert read_record(place(TUNED, "tune", RUN)) == read_record(place(TUNED, "tune", made / RUN))
+    adapter = RUN / "adapters/testbed-nano/2x/radial/x2/adapter.safetensors"
+    assert adapter.read_bytes() == b"adapter"
+    shutil.rmtree(RUN)
+    (published / adapter.relative_to(RUN)).write_bytes(b"another")
+    assert not go_on().tuned and not adapter.exists() and "its adapter is not taken: " in caplog.text
+
+
 def test_records_of_this_machine_s_own_run_stay(published):
     own = place("1x/radial/b80", folder=RUN)
     own.parent.mkdir(parents=True)

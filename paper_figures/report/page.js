@@ -46,6 +46,7 @@
     all("#methods tbody").forEach((row) => { row.hidden = !(here(row) && wanted(row, filter)); });
     all("section.paper").forEach((section) => filterTable(section, filter));
     all("section.timed, section.measured").forEach((section) => filterMeasured(section, filter));
+    filterReels(filter);
     const count = filter.methods.size;
     one("#chosen").textContent = count === boxes.length ? `all ${count}` : `${count} of ${boxes.length}`;
     showClips();
@@ -85,6 +86,12 @@
       shown += !block.hidden;
     });
     one(".empty", section).hidden = shown > 0;
+  }
+
+  /** Clips of the trained testbed. */
+  function filterReels(filter) {
+    const known = new Set(boxes.map((box) => box.value));
+    all(".reel figure").forEach((film) => { film.hidden = known.has(film.dataset.method) && !filter.methods.has(film.dataset.method); });
   }
 
   // --- Sorting: all blocks of a table are sorted alike.
@@ -615,6 +622,21 @@
   window.addEventListener("beforeprint", rest);
   window.requestIdleCallback?.(rest, { timeout: 5000 });
 
+  /** Starts all clips of a reel in step, or stops them. */
+  function playReel(button) {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", on);
+    button.textContent = on ? "❚❚ Pause" : "▶ Play";
+    const films = all("video", button.closest(".reel"));
+    for (const film of films) {
+      film.src ||= source(film.dataset.file);
+      if (!on) film.pause();
+    }
+    if (!on) return;
+    films.forEach((film) => { film.currentTime = 0; });
+    films.forEach((film) => film.play());
+  }
+
   // --- What the reader does.
 
   document.addEventListener("click", (event) => {
@@ -627,6 +649,8 @@
       return showPublished(Number(number.dataset.published), number.dataset.columns, line.dataset.cell, metric);
     }
     if (number?.dataset.cell) return showDetails(number.dataset.cell, number.dataset.metric);
+    const reel = event.target.closest(".reel-play");
+    if (reel) return playReel(reel);
     if (event.target.closest(".save")?.dataset.file) return save(event.target.closest(".save").dataset.file);
     const link = event.target.closest('a[href^="#"]');
     if (link) {

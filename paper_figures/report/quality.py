@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.publish_records import CLIPS, INDEX
-from paper_figures import ablations
+from paper_figures import ablations, entries
 from paper_figures.ablations import Ablation
 from paper_figures.experiment import CellRows, Experiment
 from paper_figures.report import facts, held, papers
@@ -51,7 +51,8 @@ class Gathered:
         place: the folder of the experiment that the page is about.
         sections: the tables with any line, as the template shows them.
         absent: the titles of the others.
-        clips: the clips that are inside, each with its ``file``, ``cell``, ``prompt`` and ``seed``.
+        reels: the clips that are inside, those of one prompt under one variant together, dense first: each reel with
+            ``heading``, ``prompt``, ``seed`` and ``clips``, which have ``file``, ``method`` and ``label``.
         left_out: how many clips are not inside.
         files: the clips' files.
         cells: what the dialogs say of a cell, by its identifier on the page.
@@ -63,7 +64,7 @@ class Gathered:
     place: str
     sections: list[dict[str, Any]] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
-    clips: list[dict[str, Any]] = field(default_factory=list)
+    reels: list[dict[str, Any]] = field(default_factory=list)
     left_out: int = 0
     files: dict[str, held.Held] = field(default_factory=dict)
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,7 +104,7 @@ def gather(testbed: Testbed, config: Path, source: Experiment, printed: papers.P
             found.sections.append(section | {"command": found.command(name, "tables")})
         else:
             found.absent.append(table.title)
-    _take_clips(testbed.experiment.folder / CLIPS, found)
+    _take_clips(testbed, cells, found)
     return found
 
 
@@ -226,8 +227,9 @@ def _without_clips(text: str) -> str:
     return json.dumps(record | {"clips": f"{len(record['clips'])} clips"}, indent=1, ensure_ascii=False)
 
 
-def _take_clips(folder: Path, found: Gathered) -> None:
-    """Takes the clips that an index in a folder names, in its order, as long as there is room."""
+def _take_clips(testbed: Testbed, cells: Mapping[str, CellRows], found: Gathered) -> None:
+    """Takes the clips that the committed index names, in its order, as long as there is room."""
+    folder = testbed.experiment.folder / CLIPS
     index = folder / INDEX
     if not index.is_file():
         return
@@ -238,14 +240,44 @@ def _take_clips(folder: Path, found: Gathered) -> None:
         data = {name: (folder / name).read_bytes() for name in listed}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index}: no index of clips ({type(error).__name__}: {error})") from None
-    room = ROOM
+    room, inside = ROOM, {}
     for name, told in listed.items():
         room -= len(data[name])
         if room < 0:
             found.left_out += 1
             continue
         found.files[f"{CLIPS}/{name}"] = held.hold(Path(name).name, data[name])
-        words = " / ".join(Path(name).parent.parts)
-        found.clips.append({"file": f"{CLIPS}/{name}", "cell": words, **told})
+        inside[name] = told
     if found.left_out:
         logger.info("%d clips in %s are not inside the page, which has room for %d bytes", found.left_out, folder, ROOM)
+    found.reels = _reels(testbed, cells, inside)
+
+
+def _reels(
+    testbed: Testbed, cells: Mapping[str, CellRows], inside: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Clips by model, length, prompt and variant, in the order of tables, with the dense clip of the prompt first."""
+    order = {place: number for number, place in enumerate(cells)}
+    reels: dict[tuple, list[dict[str, Any]]] = {}
+    references: dict[tuple, dict[str, Any]] = {}
+    for name in sorted(inside, key=lambda name: order.get(Path(name).parent.as_posix(), len(order))):
+        place = Path(name).parent
+        model, length, method, tuning = place.parts
+        cell = cells.get(place.as_posix())
+        clip = {"file": f"{CLIPS}/{name}", "method": method, "label": method if cell is None else entries.label(cell)}
+        scene = model, length, inside[name]["prompt"], inside[name]["seed"]
+        reference = None if cell is None else testbed.reference(cell)
+        if reference is not None and reference.path == cell.path:
+            references[scene] = clip
+        else:
+            reels.setdefault((*scene, tuning if cell is None else testbed.label(cell.variant)), []).append(clip)
+    for scene in references:
+        if all(key[:4] != scene for key in reels):
+            reels[*scene, ""] = []
+    found = []
+    for (model, length, prompt, seed, variant), clips in reels.items():
+        dense = references.get((model, length, prompt, seed))
+        heading = f"{model}, {length}" + (f", {variant}" if variant else "")
+        shown = [dense, *clips] if dense is not None else clips
+        found.append({"heading": heading, "prompt": prompt, "seed": seed, "clips": shown})
+    return found
