@@ -229,7 +229,8 @@ def _taken_tuning(cell: Cell, committed: Path) -> dict[str, Any] | None:
         return None
     own = Path(record["details"]["folder"])
     there = committed / "adapters" / _adapter(own)
-    if own.exists() or not there.exists() or _method_of(record) != sha256_file(registry.source_file(cell.method)):
+    method = record["provenance"]["hashes"].get("method")
+    if own.exists() or not there.exists() or method != sha256_file(registry.source_file(cell.method)):
         return None
     try:
         places.check(record, there, cell, sha256_file(ROOT / weights_files(cell.model)[0]))
@@ -238,10 +239,6 @@ def _taken_tuning(cell: Cell, committed: Path) -> dict[str, Any] | None:
         return None
     shutil.copytree(there, own)
     return record
-
-
-def _method_of(record: Mapping[str, Any]) -> str | None:
-    return record["provenance"]["hashes"].get("method")
 
 
 def _adapter(folder: Path) -> Path:

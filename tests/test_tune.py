@@ -377,3 +377,9 @@ def test_an_estimate_counts_the_training_of_what_is_not_shipped(tuned, tmp_path,
 def test_records_name_a_shipped_adapter_from_the_root_of_the_repository() -> None:
     assert places.shown(places.SHIPPED / "a" / "1x" / "b") == "benchmark/testbed/adapters/a/1x/b"
     assert places.shown(Path("results/a")) == "results/a"
+
+
+def test_steps_that_compile_do_not_count_as_slower_ones():
+    assert loop.Progress(step=104, seconds=30.0, starting=(4, 10.0)).settled_seconds() == pytest.approx(20.8)
+    assert loop.Progress(step=4, seconds=10.0, starting=(4, 10.0)).settled_seconds() == 10.0  # there are no others
+    assert loop.Progress(step=100, seconds=30.0).settled_seconds() == 30.0
