@@ -205,9 +205,13 @@ def test_masks_of_any_block_size_with_heads_of_their_own(name: str, dtype: torch
             assert _error(out, reference.attend_float32(q, k, v, mask)) <= allowed, (block, heads)
 
 
+@pytest.mark.parametrize("where", list(LAYOUTS))
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_mask_for_each_head_on_a_batch_of_strided_inputs(kernel: tuple[str, str]) -> None:
-    layout, block = LAYOUTS["large_blocks"]
+def test_a_mask_for_each_head_on_a_batch_of_strided_inputs(kernel: tuple[str, str], where: str) -> None:
+    layout, block = LAYOUTS[where]
+    _needs(kernel, block)
+    if kernel[0] == "flex" and where != "large_blocks":
+        pytest.skip("it compiles anew for every shape")
     q, k, v = _strided(*_inputs(layout.tokens, batch=2))
     assert not q.is_contiguous()
     mask = _random_mask(layout, block, HEADS)
@@ -244,13 +248,15 @@ def _gradients(attend, q, k, v, dout):
 
 
 @pytest.mark.parametrize("heads", [1, HEADS])
+@pytest.mark.parametrize("where", list(LAYOUTS))
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_gradients_equal_those_of_the_oracle(kernel: tuple[str, str], heads: int) -> None:
-    """Of queries, keys and values, with a short last block and a block of keys that nobody sees."""
+def test_gradients_equal_those_of_the_oracle(kernel: tuple[str, str], where: str, heads: int) -> None:
+    """Of queries, keys and values, with a block of keys that nobody sees (and, with text, a short last block)."""
     name, device = kernel
     if (name, device) == ("flex", "cpu"):
         pytest.skip("FlexAttention trains on GPUs only")
-    layout, block = LAYOUTS["large_blocks"]
+    layout, block = LAYOUTS[where]
+    _needs(kernel, block)
     q, k, v = _inputs(layout.tokens, batch=2)
     dout = torch.randn(v.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     blocks = _random_mask(layout, block, heads).blocks.clone()
@@ -331,6 +337,7 @@ def test_changing_a_block_of_keys_changes_exactly_the_planned_queries(kernel: tu
 def test_blocks_left_out_are_never_read(kernel: tuple[str, str], heads: int) -> None:
     """Keys and values that are NaN reach the output of a kernel that so much as multiplies them by zero."""
     layout, block = LAYOUTS["large_blocks"]
+    block = 64 if kernel[0] == "gathered" else block  # the largest that it takes
     _needs(kernel, block)
     module, attend = kernels.load(kernel[0]), _attend(kernel)
     if not module.SKIPS_BLOCKS:
