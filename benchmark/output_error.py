@@ -2,7 +2,8 @@
 
 The model runs densely. At some of its steps each layer's queries, keys and values are attended once more under every
 method's mask, and the mean squared error of that output is taken against the dense output of the same queries, keys and
-values: the paper's comparison of masks, in which no error of a layer or step reaches the next.
+values: the paper's comparison of masks, in which no error of a layer or step reaches the next. How much of the error
+the tokens of a frame have in common is taken as well: what differs from token to token, later layers can average out.
 """
 
 from __future__ import annotations
@@ -77,18 +78,27 @@ class Errors:
     Args:
         methods: with their patterns, by name; one that fails is taken out.
         mse: mean squared error of each, over tokens, heads and channels: float64 (prompts, steps, layers).
+        common: mean square of the error's mean over the tokens of each frame: float64 (prompts, steps, layers). It
+            equals ``mse`` where all tokens of a frame err alike, and is ``mse`` over their number where they err
+            independently.
         energy: mean square of the dense output, of the same shape.
         failed: status and reason of the methods that failed.
     """
 
     methods: dict[str, tuple[Method, Pattern]]
     mse: dict[str, np.ndarray]
+    common: dict[str, np.ndarray]
     energy: np.ndarray
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def relative(self, name: str) -> np.ndarray:
         """The mean squared error over the mean square of the dense output: float64 (prompts, steps, layers)."""
         return self.mse[name] / self.energy
+
+    def drop(self, name: str) -> None:
+        """Takes a method out."""
+        for held in (self.methods, self.mse, self.common):
+            del held[name]
 
 
 def refusal(method: Method) -> str | None:
@@ -124,14 +134,14 @@ def compare(
     """
     layers, heads = len(transformer.blocks), transformer.blocks[0].attn1.heads
     shape = (len(prompts), len(wanted), layers)
-    found = Errors({}, {}, np.zeros(shape))
+    found = Errors({}, {}, {}, np.zeros(shape))
     for name, method in methods.items():
         try:
             found.methods[name] = method, method.pattern(layout, block, heads, noise.device)
         except Exception as raised:  # a method is anybody's code: its failure is a result
             found.failed[name] = failure(raised, name)[:2]
         else:
-            found.mse[name] = np.zeros(shape)
+            found.mse[name], found.common[name] = np.zeros(shape), np.zeros(shape)
     for number, prompt in enumerate(prompts):
 
         def listen(step, layer, q, k, v, out, number=number) -> None:
@@ -148,14 +158,20 @@ def _take(found: Errors, place: tuple[int, int, int], qkv, out, layout, block: i
     for name, (method, pattern) in list(found.methods.items()):
         try:
             sparse = method.attend(*qkv, _same, layout, block, kernel, pattern)
-            error = float((sparse.float() - out).square().mean())
-            if not math.isfinite(error):
+            error = sparse.float() - out
+            mse, common = float(error.square().mean()), float(_frame_means(error, layout).square().mean())
+            if not math.isfinite(mse):
                 raise FloatingPointError(f"its output in layer {place[2]} holds values that are not finite")
         except Exception as raised:
             found.failed[name] = failure(raised, name)[:2]
-            del found.methods[name], found.mse[name]
+            found.drop(name)
         else:
-            found.mse[name][place] = error
+            found.mse[name][place], found.common[name][place] = mse, common
+
+
+def _frame_means(x: torch.Tensor, layout: VideoLayout) -> torch.Tensor:
+    """Means over the tokens of each frame: (batch, frames, heads, head size). Text is left out."""
+    return x[:, : layout.video].unflatten(1, (layout.frames, layout.frame_tokens)).mean(dim=2)
 
 
 def _same(x: torch.Tensor) -> torch.Tensor:
@@ -186,8 +202,9 @@ def entries(
 ) -> dict[str, dict[str, Any]]:
     """What the record says of each method, by name: title, status and reason, and density, knobs, mask and errors.
 
-    ``mse`` and ``relative`` have means over ``prompts`` (a number for each), over ``layers`` and over ``steps``; and
-    ``places``, over the prompts alone: a list for each step of a number for each layer.
+    ``mse``, ``relative`` and ``common`` (over the mean square of the dense output, as ``relative``) have means over
+    ``prompts`` (a number for each), over ``layers`` and over ``steps``; and ``places``, over the prompts alone: a list
+    for each step of a number for each layer.
     """
     told: dict[str, dict[str, Any]] = {}
     for asked in methods:
@@ -203,6 +220,7 @@ def entries(
             "mask": pattern.mask.hash(),
             "mse": _means(found.mse[name]),
             "relative": _means(found.relative(name)),
+            "common": _means(found.common[name] / found.energy),
         }
     return told
 

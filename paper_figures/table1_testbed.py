@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from benchmark.tolerance import CONTROL
 from paper_figures import entries, published
 from paper_figures import testbed_entries as cells_of
+from paper_figures.control import RANDOM, explanation
 from paper_figures.experiment import CellRows
+from paper_figures.table_error import errors
 from paper_figures.tables import Block, Column, Entry, Table, write
 from paper_figures.testbed_entries import Claim, Numbers
 
@@ -28,7 +30,6 @@ PURPOSE = "table1"
 BASELINE = "radial"
 AHEAD, BEHIND = ("radial", "svg"), ("pa", "sta")
 """The paper's ranking in PSNR: each of the first is ahead of each of the second, for both models of its Table 1."""
-RANDOM = "random"
 METRICS = ("psnr", "ssim")
 """What carries the claims."""
 UNITS = {"psnr": "dB"}
@@ -253,6 +254,18 @@ def last(held: Numbers, part: Part, metric: str) -> list[Claim]:
     return [Claim(not below, told)]
 
 
+def unexpected(source: Testbed, held: Numbers, blocks: list[Part]) -> list[str]:
+    """Why the control does not come last, as far as the models' output errors tell; empty where it does."""
+    found = []
+    for model in dict.fromkeys(part.cells[0].model for part in blocks):
+        own = [part for part in blocks if part.cells[0].model == model]
+        claims = [claim.held for part in own for claim in last(held, part, METRICS[0])]
+        judged = [claim for claim in claims if claim is not None]
+        if judged:
+            found.append(explanation(errors(source.experiment.folder), model, all(judged)))
+    return [said for said in found if said]
+
+
 def seeds(held: Numbers, blocks: list[Part]) -> list[Claim]:
     """Whether blocks that differ in their seed alone show the same order of methods."""
     said = []
@@ -339,7 +352,12 @@ def table(source: Testbed) -> Table:
     held = numbers(source, blocks, shown)
     several = len({part.seed for part in blocks}) > 1
     made = tuple(block(held, part, shown, several) for part in blocks)
-    said = (*verdicts(held, blocks), *unset(blocks), *entries.remarks(cells, cells_of.SPREAD))
+    said = (
+        *verdicts(held, blocks),
+        *unexpected(source, held, blocks),
+        *unset(blocks),
+        *entries.remarks(cells, cells_of.SPREAD),
+    )
     return Table(NAME, TITLE, shown, made, said)
 
 

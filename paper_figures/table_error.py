@@ -31,6 +31,10 @@ RELATIVE_NOTE = (
     "The same over the mean square of the dense output, taken in each layer, step and prompt, then averaged."
 )
 LAYERS_NOTE = "The relative error of the layer with the least and of the one with the most."
+COMMON_NOTE = (
+    "Share of the relative error that remains when the error is averaged over the tokens of each frame: what they all "
+    "have in common. The rest differs from token to token, so that later layers, which mix tokens, can average it out."
+)
 CHANGE_NOTE = f"Difference of the relative error to {BASELINE}'s, in percentage points over the same prompts."
 SPREAD = (
     "In brackets: 95 % bootstrap intervals (BCa) over the prompts, which few prompts make no more than a range. "
@@ -46,6 +50,7 @@ def columns() -> tuple[Column, ...]:
         Column("rank", "Rank"),
         Column("mse", "MSE", "", "lower", MSE_NOTE, "mse"),
         Column("relative", "Relative error", "%", "lower", RELATIVE_NOTE),
+        Column("common", "of it common to a frame", "%", "", COMMON_NOTE),
         Column("layers", "in layers", "%", "", LAYERS_NOTE),
         Column("difference", f"Δ to {BASELINE}", "points", "lower", CHANGE_NOTE),
         Column("density", "Density"),
@@ -77,6 +82,13 @@ def passed(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def percent(told: Mapping[str, Any], over: str) -> list[float]:
     """Relative errors in percent, over ``prompts``, ``layers`` or ``steps``."""
     return [100 * value for value in told["relative"][over]]
+
+
+def common_share(told: Mapping[str, Any]) -> float | None:
+    """How much of a method's relative error the tokens of a frame have in common, in percent; None where there is no
+    error, or the record is older than this number."""
+    total = sum(told["relative"]["prompts"])
+    return 100 * sum(told["common"]["prompts"]) / total if total and "common" in told else None
 
 
 def comparisons(found: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Comparison]:
@@ -117,6 +129,9 @@ def ours(
         ),
         "density": Entry(f"{told['density']:.3f}", told["density"], None, "passed"),
     }  # fmt: skip
+    common = common_share(told)
+    if common is not None:
+        found["common"] = Entry(f"{common:.0f}" if common >= 9.5 else f"{common:.1f}", common, None, "passed")
     if rank is not None:
         found["rank"] = Entry(str(rank), rank, None, "passed")
     comparison = compared.get((name, BASELINE))

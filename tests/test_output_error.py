@@ -15,6 +15,7 @@ from benchmark.probing.listening import KERNEL, dense_pass
 from benchmark.records import make_record, read_record, write_json
 from paper_figures import table_error
 from paper_figures.__main__ import main as figures
+from paper_figures.control import explanation
 
 BLOCK = 4
 
@@ -52,12 +53,15 @@ def test_the_error_is_that_of_masked_attention(transformer, noise):
     def listen(step, layer, q, k, v, out):
         scores = torch.einsum("qhd,khd->hqk", q[0], k[0]) / q.shape[3] ** 0.5
         shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-        error = (torch.einsum("hqk,khd->qhd", shares, v[0]) - out[0]).square().mean()
-        expected[layer] = float(error), float(out.square().mean())
+        error = torch.einsum("hqk,khd->qhd", shares, v[0]) - out[0]
+        frames = [error[frame * GRID.frame_tokens :][: GRID.frame_tokens].mean(0) for frame in range(GRID.frames)]
+        squares = error.square().mean(), torch.stack(frames).square().mean(), out.square().mean()
+        expected[layer] = [float(value) for value in squares]
 
     _, kernel = kernels.select(KERNEL, "cpu")
     dense_pass(transformer, GRID, noise[:1], PROMPT, 2, [1], kernel, listen)
-    for layer, (error, energy) in expected.items():
+    for layer, (error, common, energy) in expected.items():
+        assert found.common["spatial"][0, 0, layer] == pytest.approx(common, rel=1e-4) and 0 < common < error
         assert found.mse["spatial"][0, 0, layer] == pytest.approx(error, rel=1e-4) and error > 1e-6
         assert found.energy[0, 0, layer] == pytest.approx(energy, rel=1e-5)
         assert found.relative("spatial")[0, 0, layer] == pytest.approx(error / energy, rel=1e-4)
@@ -85,7 +89,8 @@ def test_a_method_that_fails_takes_no_other_with_it(transformer, noise, monkeypa
     monkeypatch.undo()
     monkeypatch.setattr(type(temporal), "block_mask", unplanned)
     found = errors_of(transformer, noise[:1], {"temporal": temporal, "radial": radial})
-    assert found.failed == {"temporal": ("error", "KeyError: 'no plan'")} and list(found.mse) == ["radial"]
+    assert found.failed == {"temporal": ("error", "KeyError: 'no plan'")}
+    assert list(found.mse) == list(found.common) == list(found.methods) == ["radial"]
     solved, failed = output_error.solve([temporal, radial], GRID, BLOCK, 1.0, 2)
     assert list(solved) == ["radial"] and failed["temporal"][0] == "error"
 
@@ -129,6 +134,7 @@ def test_the_verb_writes_a_record_and_the_table_shows_it(record, tmp_path):
         assert np.mean(told["mse"]["prompts"]) == pytest.approx(found["values"][f"{name}_mse"], rel=1e-5)
         assert np.mean(told["mse"]["layers"]) == pytest.approx(np.mean(told["mse"]["steps"]), rel=1e-5)
         assert told["relative"]["places"] != told["mse"]["places"]
+        assert 0 < np.mean(told["common"]["prompts"]) < np.mean(told["relative"]["prompts"])
     assert found["values"]["dense_repeated_mse"] < 1e-10 < found["values"]["spatial_mse"]
     assert figures(["table_error", "--experiment-folder", str(tmp_path / "results"), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table_error.md").read_text()
@@ -155,8 +161,9 @@ def test_what_cannot_be_is_one_line(words, said, noise, tmp_path, capsys):
     assert err.count("\n") == 1 and said in err
 
 
-def made(errors, prompts=12):
-    """A record with made-up errors, by method; each prompt's lie a little apart."""
+def made(errors, prompts=12, common=()):
+    """A record with made-up errors, by method; each prompt's lie a little apart. ``common``: shares common to a frame,
+    a half where none is named."""
     cell = output_error.DensePass(
         "trial", "testbed-nano", "1x", 16, 48, 48, list(range(prompts)), 12, 3, 0.5, 4, "sdpa"
     )
@@ -165,7 +172,9 @@ def made(errors, prompts=12):
         apart = error * (1 + 0.01 * np.arange(prompts)[:, None, None] + 0.1 * np.arange(3))
         means = output_error._means(apart * np.ones((prompts, 2, 3)))
         told = {"title": name, "status": "passed", "reason": None, "density": 0.5, "knobs": {}, "mask": ""}
-        methods[name] = told | {"mse": means, "relative": means}
+        share = dict(common).get(name, 0.5)
+        shared = {over: (share * np.array(values)).tolist() for over, values in means.items()}
+        methods[name] = told | {"mse": means, "relative": means, "common": shared}
     values = {f"{name}_mse": float(np.mean(told["mse"]["prompts"])) for name, told in methods.items()}
     details = {"methods": methods, "energy": {"layers": [1, 1, 1]}, "steps_recorded": [4, 8], "heads": 6}
     device = {"type": "cpu", "name": "Some CPU"}
@@ -219,3 +228,33 @@ def test_nothing_measured_is_said_and_a_damaged_record_refused(tmp_path, capsys)
     path.write_text(path.read_text().replace("0.5", "0.4"))
     assert figures(words) == 2
     assert "changed since it was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("errors", "common", "words"),
+    [
+        (
+            {"radial": 0.02, "random": 0.06, "temporal": 0.1},
+            {"random": 0.01, "radial": 0.4},
+            [
+                "number 2 from the largest of 3 masks (6.9 % relative)",
+                "only 1.0 % of it in common",
+                "is the least of all",
+            ],
+        ),
+        ({"radial": 0.02, "random": 0.06}, {"radial": 0.01}, ["the largest of 2 masks", "does not explain it"]),
+        ({"radial": 0.02}, {}, ["is not known"]),
+    ],
+)
+def test_a_control_that_is_not_last_is_explained_by_its_errors(errors, common, words):
+    record = made(errors, common=common)
+    said = explanation([record], "testbed-nano", last=False)
+    for part in words:
+        assert part in said
+    assert explanation([record], "testbed-nano", last=True) == ""
+    assert "was not measured" in explanation([record], "testbed-base", last=False)
+    older = made(errors)
+    for told in older["details"]["methods"].values():
+        del told["common"]
+    assert "was not measured" in explanation([older], "testbed-nano", last=False)
+    assert "common" not in table_error.block(older).groups[0].ours.entries

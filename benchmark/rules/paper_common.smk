@@ -31,6 +31,7 @@ else:
         TESTBED_FOLDER, TESTBED_CONFIG = RESULTS, os.path.relpath(workflow.configfiles[0])
         TESTBED_TABLE = [f"{RESULTS}/records.parquet"]
         TESTBED_TABLE += [f"{RESULTS}/attention/{model}.npz" for model in CONFIG["models"]]
+        TESTBED_TABLE += [f"{RESULTS}/output_error/{model}.json" for model in CONFIG["models"]]
     else:
         TESTBED_FOLDER, TESTBED_CONFIG = COMMITTED, "config/testbed.yaml"
         TESTBED_TABLE = [f"{RESULTS}/reference/testbed.parquet"] * Path(COMMITTED, "records").exists()
