@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 CLIPS, INDEX = "clips", "clips.json"
 OTHERS = ("attention", "output_error")
-"""Folders of what is measured of a model besides its cells: JSON, and arrays beside it."""
+"""Folders of what is measured of a model besides its cells. JSON is copied; attention maps, arrays beside it, are too
+large to commit, and the JSON holds their fits and curves."""
 QUALITY = "20"
 """H.264's constant rate factor: 0 is lossless, about 18 looks so."""
 LARGEST = 1_200_000
@@ -77,9 +78,7 @@ def publish(
         if path.parent in replaced:
             for held in (path, path.with_name(path.name + PACKED)):
                 held.unlink(missing_ok=True)
-    others = [
-        path for name in OTHERS for path in sorted((folder / name).glob("*.*")) if path.suffix in (".json", ".npz")
-    ]
+    others = [path for name in OTHERS for path in sorted((folder / name).glob("*.json"))]
     copies = [pack(path, target / path.relative_to(folder)) for path in own]
     copies += [copy_file(path, target / path.relative_to(folder)) for path in others]
     return copies + _put_clips(shown, target)

@@ -122,7 +122,7 @@ def resume(config: Mapping[str, Any], committed: Path, results: Path | str = "re
 
 
 def _take_others(committed: Path, folder: Path, every: Iterable[Cell]) -> None:
-    """Copies what is measured of a model besides its cells, where nothing is there and its weights are the same."""
+    """Copies what is measured of a model besides its cells, where all of it is here and its weights are the same."""
     for model in dict.fromkeys(cell.model for cell in every):
         weights = sha256_file(ROOT / weights_files(model)[0])
         for record in (committed / name / f"{model}.json" for name in OTHERS):
@@ -131,8 +131,8 @@ def _take_others(committed: Path, folder: Path, every: Iterable[Cell]) -> None:
                 continue
             hashes = json.loads(record.read_text())["provenance"]["hashes"]
             arrays = record.with_suffix(".npz")
-            if hashes.get("weights", weights) != weights:
-                continue
+            if hashes.get("weights", weights) != weights or ("attention" in hashes and not arrays.exists()):
+                continue  # without its arrays, which are not committed, the rule makes both anew
             if arrays.exists():
                 copy_file(arrays, own.with_suffix(".npz"))
             copy_file(record, own)

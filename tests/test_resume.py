@@ -290,3 +290,21 @@ def test_the_verb_says_what_is_left(published, capsys):
     ]
     assert main(["resume", "--configfile", "trial.yaml", "--from", "nowhere"]) == 2
     assert "nowhere/records: no such folder" in capsys.readouterr().err
+
+
+def test_what_is_measured_of_a_model_is_published_without_its_arrays(made, tmp_path, monkeypatch):
+    """Another run's folder still has them; where they are missing, the attention is measured anew."""
+    weights = sha256_file(config.ROOT / config.weights_files("testbed-nano")[0])
+    run = tmp_path / "run"
+    shutil.copytree(made / RUN / "records", run / "trial/records")
+    for kind, hashes in (("attention", {"attention": "0" * 64}), ("output_error", {"weights": weights})):
+        write_json(run / "trial" / kind / "testbed-nano.json", {"provenance": {"hashes": hashes}})
+    np.savez(run / "trial/attention/testbed-nano.npz", maps=np.ones(3))
+    monkeypatch.chdir(tmp_path)
+    publish_records.publish("trial", run, tmp_path / "results/reference")
+    found = {path.relative_to(COMMITTED).as_posix() for path in COMMITTED.glob("*/testbed-nano.*")}
+    assert found == {"attention/testbed-nano.json", "output_error/testbed-nano.json"}
+    for source, there in ((COMMITTED, {"output_error"}), (run / "trial", {"output_error", "attention"})):
+        resume(config.check(HELD, budgets=False), source)
+        assert {path.parent.name for path in RUN.glob("*/testbed-nano.json")} == there
+    assert (RUN / "attention/testbed-nano.npz").exists()
