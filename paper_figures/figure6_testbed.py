@@ -59,11 +59,17 @@ def make_strips(
     return draw(strips, out, name)
 
 
-def make(source: Testbed, out: Path) -> list[Path]:
-    """Writes the figure: one prompt of the first model, in the first variants of different densities of one seed."""
-    groups = shown(source, source.cells(FOR))
+def at_densities(groups: dict[tuple[str, str, str], list[CellRows]]) -> dict[tuple[str, str, str], list[CellRows]]:
+    """Of the first model and seed, the first variant of each density, at most ``STRIPS``."""
     first: dict[float | None, tuple[str, str, str]] = {}
     for key, cells in groups.items():
         if key[0] == next(iter(groups))[0] and cells[0].fact("seed") == next(iter(groups.values()))[0].fact("seed"):
-            first.setdefault(cells[-1].fact("budget"), key)
-    return make_strips(source, {key: groups[key] for key in [*first.values()][:STRIPS]}, out, "figure6_testbed")
+            # Some methods have no budget, such as dense_repeated.
+            budgets = (cell.fact("budget") for cell in cells)
+            first.setdefault(next((budget for budget in budgets if budget is not None), None), key)
+    return {key: groups[key] for key in [*first.values()][:STRIPS]}
+
+
+def make(source: Testbed, out: Path) -> list[Path]:
+    """Writes the figure: one prompt of the first model, in the first variants of different densities of one seed."""
+    return make_strips(source, at_densities(shown(source, source.cells(FOR))), out, "figure6_testbed")

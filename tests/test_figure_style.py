@@ -154,6 +154,24 @@ def test_strips_show_the_committed_clips_of_each_variant(source, tmp_path):
     assert len(figure6_testbed.make_strips(source, groups, tmp_path, "figure6_testbed")) == 2
 
 
+def test_one_variant_of_each_density_is_shown():
+    """Cells without a budget say nothing of a variant's."""
+
+    class Made:
+        def __init__(self, seed, budget):
+            self.facts = {"seed": seed, "budget": budget}
+
+        def fact(self, name):
+            return self.facts[name]
+
+    listed = [("b50", 7, 0.5), ("b50-none", 7, 0.5), ("b30-seed8", 8, 0.3), ("b30", 7, 0.3), ("b20", 7, 0.2)]
+    groups = {("base", "1x", name): [Made(seed, None), Made(seed, budget)] for name, seed, budget in listed}
+    groups["base", "1x", "b50"].append(Made(7, None))
+    groups["other", "1x", "b40"] = [Made(7, 0.4)]
+    assert [key[2] for key in figure6_testbed.at_densities(groups)] == ["b50", "b30"]
+    assert figure6_testbed.at_densities({}) == {}
+
+
 def test_nothing_measured_says_so(tmp_path: Path):
     nothing = testbed.Testbed(Experiment(tmp_path, tmp_path / "records.parquet"), CONFIG)
     assert figure_style.rows(nothing) == []
