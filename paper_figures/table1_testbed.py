@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from benchmark.tolerance import CONTROL
 from paper_figures import entries, published
 from paper_figures import testbed_entries as cells_of
-from paper_figures.control import RANDOM, explanation
 from paper_figures.experiment import CellRows
+from paper_figures.random_control import RANDOM, explanation
 from paper_figures.table_error import errors
 from paper_figures.tables import Block, Column, Entry, Table, write
 from paper_figures.testbed_entries import Claim, Numbers

@@ -15,7 +15,7 @@ from benchmark.probing.listening import KERNEL, dense_pass
 from benchmark.records import make_record, read_record, write_json
 from paper_figures import table_error
 from paper_figures.__main__ import main as figures
-from paper_figures.control import explanation
+from paper_figures.random_control import explanation
 
 BLOCK = 4
 
@@ -237,8 +237,8 @@ def test_nothing_measured_is_said_and_a_damaged_record_refused(tmp_path, capsys)
             {"radial": 0.02, "random": 0.06, "temporal": 0.1},
             {"random": 0.01, "radial": 0.4},
             [
-                "number 2 from the largest of 3 masks (6.9 % relative)",
-                "only 1.0 % of it in common",
+                "number 2 by size of 3 masks (6.9 % relative)",
+                "have 1.0 % of it in common",
                 "is the least of all",
             ],
         ),

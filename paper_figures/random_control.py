@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmark.tolerance import CONTROL
+from benchmark.tolerance import CONTROL as FLOOR
 from paper_figures.table_error import common_share, passed
 
 RANDOM = "random"
@@ -27,7 +27,7 @@ def explanation(records: Iterable[Mapping[str, Any]], model: str, last: bool) ->
     for record in records:
         if record["cell"]["model"] != model:
             continue
-        found = {name: told for name, told in passed(record).items() if name != CONTROL and told["density"] < 1}
+        found = {name: told for name, told in passed(record).items() if name != FLOOR and told["density"] < 1}
         shares = {name: common_share(told) for name, told in found.items()}
         if RANDOM in found and len(found) > 1 and None not in shares.values():
             return _sentence(record["cell"], found, shares)
@@ -45,11 +45,11 @@ def _sentence(cell: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]], s
     )
     total = {name: relative[name] * shares[name] / 100 for name in found}
     least = min(total, key=total.get)
-    rank = "the largest" if place == 1 else f"number {place} from the largest"
+    rank = "the largest" if place == 1 else f"number {place} by size"
     said = (
         f"Why {RANDOM} does not come last, as far as the output errors tell (table_error; {cell['model']} at "
         f"{cell['length']}, budget {cell['budget']}): in one attention call its error is {rank} of {len(found)} masks "
-        f"({100 * relative[RANDOM]:.1f} % relative), but the tokens of a frame have only {shares[RANDOM]:.1f} % of it "
+        f"({100 * relative[RANDOM]:.1f} % relative), and the tokens of a frame have {shares[RANDOM]:.1f} % of it "
         f"in common ({others}). "
     )
     if least != RANDOM:
