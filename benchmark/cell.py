@@ -42,6 +42,7 @@ class Cell:
             The reference of another seed has one, too.
         merged: records of the tunings whose adapters are merged, in their order; empty where the cell has its own or
             none.
+        start: record of the tuning that the cell's own one goes on from; empty where it starts from the base model.
     """
 
     experiment: str
@@ -64,6 +65,7 @@ class Cell:
     tuning_settings: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
     merged: list[str] = field(default_factory=list)
+    start: str = ""
 
     @property
     def tuning(self) -> str:
@@ -96,13 +98,14 @@ class Cell:
             words.append("--tuned")
             words += [f"--tune {key}={value}" for key, value in sorted(self.tuning_settings.items())]
             words += [f"--merge {path}" for path in self.merged]
+            words += [f"--start {self.start}"] * bool(self.start)
         if self.variant:
             words.append(f"--variant {self.variant}")
         return " ".join(words)
 
     def settings(self) -> dict[str, Any]:
         """Every field, as it is written into records; what does not concern the cell is left out."""
-        left_out = [name for name in ("variant", "merged") if not getattr(self, name)]
+        left_out = [name for name in ("variant", "merged", "start") if not getattr(self, name)]
         left_out += [] if self.tuned and not self.merged else ["tuning_settings"]
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
 
@@ -138,6 +141,9 @@ def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RECORD",
         help="with the adapter of this record of a tuning; several are merged",
     )
+    group.add_argument(
+        "--start", default="", metavar="RECORD", help="the cell's tuning goes on from what this record's tuning trained"
+    )
     group.add_argument("--variant", default="", help="name of the variant, the last part of the cell's folder")
 
 
@@ -155,6 +161,8 @@ def from_arguments(args: argparse.Namespace) -> Cell:
         raise ValueError(f"--tune {args.tune[0]}: the cell is not tuned; --tuned is needed beside it")
     if args.merged and (args.tune or not args.tuned):
         raise ValueError(f"--merge {args.merged[0]}: --tuned is needed beside it, and no --tune: nothing is trained")
+    if args.start and (args.merged or not args.tuned):
+        raise ValueError(f"--start {args.start}: --tuned is needed beside it, and no --merge; a tuning starts there")
     values = {name: getattr(args, name) for name in Cell.__dataclass_fields__ if name != "tuning_settings"}
     values["tuning_settings"] = from_words(args.tune).as_dict() if args.tuned and not args.merged else {}
     values["knobs"] = registry.parse_knobs(args.method, args.knobs)

@@ -94,7 +94,7 @@ def _variant_cells(config: Mapping[str, Any]) -> Iterator[Cell]:
 
 
 def _variant_cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], method: str, name: str) -> Cell:
-    variant = config["variants"][name]
+    variant, own = config["variants"][name], (length["name"], method)
     changes: dict[str, Any] = {
         "knobs": variant["knobs"].get(method, {}),
         "budget": variant["budget"],
@@ -104,24 +104,29 @@ def _variant_cell(config: Mapping[str, Any], model: str, length: Mapping[str, An
     }
     if variant["tuned"] is not None:
         changes |= {"tuned": True, "tuning_settings": variant["tuned"]}
+    if variant["start"] is not None:
+        changes["start"] = _tuning_record(config, model, _part(config, f"{name}.start", variant["start"], *own))
     if variant["merge"] is not None:
-        parts = (_part(config, name, part, length["name"], method) for part in variant["merge"])
-        records = [Path(f"results/{config['experiment']}/records", model, *place, "tune.json") for place in parts]
-        changes |= {"tuned": True, "merged": [path.as_posix() for path in records]}
+        parts = (_part(config, f"{name}.merge", part, *own) for part in variant["merge"])
+        changes |= {"tuned": True, "merged": [_tuning_record(config, model, place) for place in parts]}
     return _cell(config, model, length, method, **changes)
 
 
-def _part(config: Mapping[str, Any], name: str, part: str, length: str, method: str) -> tuple[str, str, str]:
-    """Length, method and variant of an adapter that a merged variant takes: its own ones, or else the only ones.
+def _tuning_record(config: Mapping[str, Any], model: str, place: Iterable[str]) -> str:
+    return Path(f"results/{config['experiment']}/records", model, *place, "tune.json").as_posix()
+
+
+def _part(config: Mapping[str, Any], where: str, part: str, length: str, method: str) -> tuple[str, str, str]:
+    """Length, method and variant of an adapter that a variant merges or starts from: its own ones, or the only ones.
 
     Raises:
-        ValueError: the part has several lengths or methods, and none is the merged variant's.
+        ValueError: the part has several lengths or methods, and none is the variant's.
     """
     found = []
     for key, own in (("lengths", length), ("methods", method)):
         has = config["variants"][part][key]
         if own not in has and len(has) > 1:
-            raise ValueError(f"variants.{name}.merge: {part} has {', '.join(has)}, not {own}; {own} or one is needed")
+            raise ValueError(f"variants.{where}: {part} has {', '.join(has)}, not {own}; {own} or one is needed")
         found.append(own if own in has else has[0])
     return *found, part
 

@@ -375,6 +375,7 @@ def _variants(config: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict
             logger.info("variants.%s: left out, as its methods or lengths are", name)
     for name, variant in found.items():
         _check_merge(found, name, variant["merge"] or ())
+        _check_start(found, name)
     if not found:
         raise ValueError("variants: none has a method and a length of the experiment's")
     return found
@@ -414,6 +415,8 @@ def _variant(
         raise ValueError(f"{where}: {error}") from None
     if tuned is not None and "merge" in given:
         raise ValueError(f"{where}: tuned and merge: one of them is needed; what is merged is not trained again")
+    if tuned is None and "start" in given:
+        raise ValueError(f"{where}.start: tuned is needed beside it; it is where a tuning starts")
     if tuned is None and "merge" not in given and REFERENCE in asked["methods"]:
         raise ValueError(f"{where}.methods: untuned {REFERENCE} is there as the reference; another method is needed")
     return {
@@ -426,6 +429,7 @@ def _variant(
         "seed": given.get("seed", config["prompts"]["seed"]),
         "tuned": tuned,
         "merge": given.get("merge"),
+        "start": given.get("start"),
     }
 
 
@@ -438,6 +442,26 @@ def _check_merge(variants: Mapping[str, Mapping[str, Any]], name: str, parts: It
         if part not in adapters:
             allowed = f"allowed are variants with an adapter: {', '.join(adapters) or 'there are none'}"
             raise ValueError(f"variants.{name}.merge: {part!r} is none; {allowed}")
+
+
+def _check_start(variants: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """Refuses a tuning that starts from one of another kind or rank, or, through others, from itself."""
+    variant, start = variants[name], variants[name]["start"]
+    if start is None:
+        return
+    shape = [variant["tuned"][key] for key in ("kind", "rank")]
+    alike = [other for other, value in variants.items() if value["tuned"] and other != name]
+    alike = [other for other in alike if [variants[other]["tuned"][key] for key in ("kind", "rank")] == shape]
+    if start not in alike:
+        names = ", ".join(alike) or "there are none"
+        allowed = f"allowed are the experiment's other tuned variants of its kind and rank: {names}"
+        raise ValueError(f"variants.{name}.start: {start!r} is none; {allowed}")
+    behind = [name]
+    while start is not None:
+        if start in behind:
+            raise ValueError(f"variants.{name}.start: {' from '.join([*behind, start])}: one needs no start")
+        behind.append(start)
+        start = variants[start]["start"] if start in variants else None
 
 
 def _check_alike(found: Iterable[Cell]) -> None:

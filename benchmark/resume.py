@@ -204,12 +204,16 @@ def _inputs(cell: Cell, folder: Path) -> dict[str, str]:
 
 
 def _leave_tunings(every: list[Cell], held: dict[Path, Records], committed: Path, found: Resumed) -> None:
-    """Leaves tuned cells to be tuned again whose adapters are not there and are merged by cells that are left to run.
+    """Leaves tuned cells to be tuned again whose adapters are not there and are needed by cells that are left to run.
 
-    Where the committed folder has adapters, they are taken.
+    A cell needs what it merges, and what its own tuning starts from unless that is done. Where the committed folder has
+    adapters, they are taken.
     """
-    merging = [cell for cell in every if cell.merged and cell.path.as_posix() in found.left]
-    users = {Path(*Path(path).parts[-5:-1]): cell for cell in merging for path in cell.merged}
+    users: dict[Path, Cell] = {}
+    for cell in every:
+        if cell.path.as_posix() in found.left:
+            begun = [cell.start] if cell.start and not (committed / "adapters" / cell.path).exists() else []
+            users |= {Path(*Path(path).parts[-5:-1]): cell for path in (*cell.merged, *begun)}
     for path, records in list(held.items()):
         if "tune" not in records or "files" not in records["tune"]["details"]:
             continue

@@ -94,6 +94,9 @@ def tune(cell: Cell, out: Path, device: str, eager: bool = False) -> dict[str, A
     details["loss"] = {name: getattr(flow, name) for name in ("time_mean", "time_deviation", "least_weight_time")}
     try:
         transformer, _, repetition = load_model(cell, device)
+        start = _start(cell, known["sha256"], details, hashes)
+        if start is not None and start["status"] != "passed":
+            return failed(start["status"], f"its start, {cell.start}: {start['reason']}")
     except Damaged as error:
         return failed("error", str(error), transient(error.files))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,8 @@ def tune(cell: Cell, out: Path, device: str, eager: bool = False) -> dict[str, A
         details["knobs"] = method.knobs()
         hashes["mask"] = method.pattern(layout, cell.block, spec.heads).mask.hash()
         model = adapters.attach(transformer.requires_grad_(False), settings)
+        if start is not None:
+            adapters.go_on(model, Path(start["details"]["folder"]))
         details["parameters"] = sum(value.numel() for value in model.parameters() if value.requires_grad)
         router = AttentionRouter(method, layout, cell.block, kernel, Schedule(1, 0, settings.dense_layers))
         wan.install(transformer, router, repetition)
@@ -139,6 +144,20 @@ def tune(cell: Cell, out: Path, device: str, eager: bool = False) -> dict[str, A
         return failed(*failure(error, cell.method))
     finally:
         shutil.rmtree(made, ignore_errors=True)
+    return record
+
+
+def _start(cell: Cell, base: str, details: dict[str, Any], hashes: dict[str, str]) -> dict[str, Any] | None:
+    """The record of the tuning that the cell's goes on from, which its own will name; None where it has none."""
+    from benchmark.tuning import places
+
+    if not cell.start:
+        return None
+    folder, record = places.find_start(cell, base)
+    if folder is not None:
+        hashes["start"] = record["provenance"]["hashes"]["adapter"]
+        details["start"] = {"folder": str(folder), "settings": record["cell"]["tuning_settings"]}
+        details["start"] |= {"cell": "/".join(Path(cell.start).parts[-5:-1]), "tuning_s": record["values"]["tuning_s"]}
     return record
 
 

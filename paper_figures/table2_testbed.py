@@ -31,6 +31,8 @@ UNTUNED = "untuned"
 SOURCES = {UNTUNED: "this run, untuned", LORA: "this run, LoRA", FULL: "this run, all weights tuned"}
 BASELINE = "Full"
 """The paper's name for dense attention with a LoRA."""
+START = "start"
+"""Beside a row's settings: length and variant of the tuning that its own went on from."""
 REWARD = "vision_reward"
 DECIMALS = 3
 MARGINS = {"testbed": 0.05}
@@ -101,7 +103,11 @@ def row_of(source: Experiment, cell: CellRows) -> Row:
     """
     if cell.tuning == UNTUNED:
         return Row(cell, UNTUNED)
-    settings = source.record(cell, cell.rows[0]["kind"])["cell"].get("tuning_settings") or {}
+    of = source.record(cell, cell.rows[0]["kind"])["cell"]
+    settings = dict(of.get("tuning_settings") or {})
+    if of.get("start"):
+        length, _, variant = Path(of["start"]).parts[-4:-1]
+        settings[START] = f"{length}, {variant}"
     return Row(cell, settings.get("kind", LORA), tuple(settings.items()))
 
 
@@ -220,6 +226,8 @@ def how_tuned(blocks: list[Part]) -> list[str]:
                 told = ", ".join(
                     f"{name.replace('_', ' ')} {held[name]}" for name in names if name in held and name not in left_out
                 )
+                if START in held:
+                    told += f"; each goes on from its method's tuning at {held[START]}, which its time leaves out"
                 methods = ", ".join(row.cell.method for row in rows if row.settings == settings)
                 said.append(f"At {part.length}, {words} ({told}): {methods}.")
     return said

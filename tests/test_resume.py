@@ -216,6 +216,19 @@ def test_an_adapter_that_is_merged_is_tuned_again_or_taken(made, published):
     assert list(RUN.rglob("2x/dense/untuned/*.mkv"))
 
 
+def test_an_adapter_that_a_tuning_starts_from_is_tuned_again_or_taken(made, published):
+    started = VARIANTS | {"on": {"methods": ["radial"], "lengths": ["1x"], "tuned": {"rank": 2}, "start": "x2"}}
+    found = go_on(variants=started)
+    assert found.left == {
+        "testbed-nano/1x/radial/on": "no generate record",
+        "testbed-nano/2x/radial/x2": "its adapter is not there, and testbed-nano/1x/radial/on needs it",
+    }
+    shutil.rmtree(RUN)
+    shutil.copytree(made / RUN / "adapters", published / "adapters")
+    assert list(go_on(variants=started).left) == ["testbed-nano/1x/radial/on"]
+    assert (RUN / "adapters/testbed-nano/2x/radial/x2/adapter.safetensors").read_bytes() == b"adapter"
+
+
 def test_a_tuning_whose_clips_are_not_drawn_is_taken_with_its_adapter(made, published, caplog):
     for kind in ("generate", "measure"):
         file_of(place(TUNED, kind)).unlink()

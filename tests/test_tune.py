@@ -241,6 +241,46 @@ def test_full_tuning_writes_all_weights(tmp_path) -> None:
     assert len(changed) > 0.9 * len(base)
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_tuning_goes_on_from_what_another_trained(kind, tuned, tmp_path) -> None:
+    """With a rate that changes no weight in bfloat16 what comes out is what it started from."""
+    first, record = tmp_path / "first", tmp_path / "first.json"
+    settings = replace(SETTINGS, kind=kind, steps=1, rate=1e-3)
+    if kind == "lora":
+        shutil.copytree(tuned[0], first)
+        begun = tuned[1] | {"details": tuned[1]["details"] | {"folder": str(first)}}
+    else:
+        begun = tune(replace(CELL, tuning_settings=settings.as_dict()), first, "cpu")
+    write_json(record, begun)
+    still = replace(settings, rate=1e-12).as_dict()
+    cell = replace(CELL, length="4x", frames=6, tuning_settings=still, start=str(record))
+    found = tune(cell, tmp_path / "second", "cpu")
+    assert found["status"] == "passed", found["reason"]
+    name = places.WEIGHTS if kind == "lora" else places.ALL_WEIGHTS
+    one, other = load_file(first / name), load_file(tmp_path / "second" / name)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert found["provenance"]["hashes"]["start"] == begun["provenance"]["hashes"]["adapter"]
+    assert found["details"]["start"]["settings"] == begun["cell"]["tuning_settings"]
+    assert found["cell"]["start"] == str(record)
+    base = tune(replace(cell, start=""), tmp_path / "third", "cpu")
+    assert base["provenance"]["hashes"]["adapter"] != found["provenance"]["hashes"]["adapter"]
+    # An adapter that started elsewhere is another one.
+    with pytest.raises(ValueError, match="tuned for start=.*first.json; start=None is needed"):
+        places.find(replace(cell, start=""), BASE, tmp_path / "second")
+    # It is refused, or passes its status on, where there is nothing to start from.
+    other = replace(cell, tuning_settings=still | {"rank": 3, "kind": "lora"})
+    with pytest.raises(ValueError, match="first: tuned with (kind=full|rank=2); a tuning with .* cannot start there"):
+        tune(other, tmp_path / "second", "cpu")
+    (first / name).write_bytes(b"else")
+    damaged = tune(cell, tmp_path / "second", "cpu")
+    assert damaged["status"] == "error" and "put back or tune anew" in damaged["reason"]
+    write_json(record, begun | {"status": "out_of_memory", "reason": "too little", "values": {}})
+    failed = tune(cell, tmp_path / "second", "cpu")
+    assert (failed["status"], failed["reason"]) == ("out_of_memory", f"its start, {record}: too little")
+    with pytest.raises(ValueError, match="no such record|missing|No such file"):
+        tune(replace(cell, start=str(tmp_path / "none.json")), tmp_path / "second", "cpu")
+
+
 @pytest.mark.parametrize(
     ("line", "status", "words"),
     [

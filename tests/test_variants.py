@@ -35,6 +35,10 @@ VARIANTS = {
     "style": {"for": ["style"], "methods": ["dense"], "lengths": ["1x"], "tuned": {**TUNED, "style": "dusk"}},
     "both": {"for": ["style"], "methods": ["radial"], "lengths": ["2x"], "budget": 0.7, "merge": ["x2", "style"]},
 }  # fmt: skip
+STARTED = {
+    "x1": {"methods": ["dense", "radial"], "lengths": ["1x"], "tuned": TUNED},
+    "x2": {"methods": ["dense", "radial"], "lengths": ["2x"], "tuned": TUNED, "start": "x1"},
+}
 
 
 def experiment(variants: dict | None = None, **changes) -> dict:
@@ -100,6 +104,20 @@ def one(**changes) -> dict:
             },
             ["variants.b.merge: a has radial, random, not riflex"],
         ),
+        (one(start="b"), ["variants.a.start: tuned is needed beside it"]),
+        (one(start="a", tuned={}), ["variants.a.start: 'a' is none", "there are none"]),
+        (
+            {**one(start="b", tuned=TUNED), "b": {"methods": ["radial"], "tuned": {}}, "c": one(tuned=TUNED)["a"]},
+            ["variants.a.start: 'b' is none", "of its kind and rank: c"],
+        ),
+        (
+            {**one(start="b", tuned={}), "b": {"methods": ["radial"], "budget": 0.7, "tuned": {}, "start": "a"}},
+            ["variants.a.start: a from b from a: one needs no start"],
+        ),
+        (
+            {**one(tuned={}), "b": {"methods": ["radial"], "tuned": {}, "start": "a"}, "c": one(tuned={})["a"]},
+            ["variants.c: radial at 1x is the same cell as in a"],
+        ),
         ({**one(), "b": {"methods": ["radial"]}}, ["variants.b: radial at 1x is the same cell as in a"]),
         (
             {"a": {"methods": ["riflex"]}, "b": {"methods": ["riflex"], "schedule": {"dense_steps": 0}, "budget": 0.3}},
@@ -146,6 +164,22 @@ def test_cells_are_those_of_the_variants_and_their_references():
         assert Cell(**json.loads(json.dumps(cell.settings()))) == cell
     folders = [places.folder_of(cell).as_posix() for cell in found if cell.tuned]
     assert folders[0] == "results/trial/adapters/testbed-nano/2x/dense/x2"
+
+
+def test_a_tuning_starts_from_its_own_method_s(tmp_path):
+    found = {cell.path.relative_to("testbed-nano").as_posix(): cell for cell in cells_of(checked(STARTED))}
+    for method in ("dense", "radial"):
+        assert found[f"1x/{method}/x1"].start == "" and "start" not in found[f"1x/{method}/x1"].settings()
+        cell = found[f"2x/{method}/x2"]
+        assert cell.start == f"results/trial/records/testbed-nano/1x/{method}/x1/tune.json"
+        parser = argparse.ArgumentParser()
+        add_cell_arguments(parser)
+        assert from_arguments(parser.parse_args(cell.arguments().split())) == cell
+        assert Cell(**json.loads(json.dumps(cell.settings()))) == cell
+    with pytest.raises(
+        ValueError, match="variants.x2.start: x1 has dense, radial, not random; random or one is needed"
+    ):
+        cells_of(checked({**STARTED, "x2": {**STARTED["x2"], "methods": ["random"]}}))
 
 
 def test_references_do_not_depend_on_budget_or_schedule():

@@ -7,6 +7,7 @@ rule tune:
         method="methods/{method}.py",
         weights=lambda wildcards: experiments.weights_files(wildcards.model),
         shipped=shipped_adapter,
+        start=lambda wildcards: cell_of(wildcards).start or [],
     output:
         # The adapter is no output for Snakemake: it would delete the state that a stopped tuning goes on from.
         record=f"{RESULTS}/records/{{model}}/{{length}}/{{method}}/{{tuning}}/tune.json",

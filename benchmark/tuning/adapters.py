@@ -41,6 +41,34 @@ def attach(transformer: torch.nn.Module, settings: TuningSettings) -> torch.nn.M
     return get_peft_model(transformer, config, autocast_adapter_dtype=False)
 
 
+def go_on(model: torch.nn.Module, folder: Path) -> None:
+    """Puts what an earlier tuning trained into a model that ``attach`` made for the same kind and rank.
+
+    Raises:
+        ValueError: the folder holds neither, or what was trained of another architecture.
+    """
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    lora = isinstance(model, PeftModel)
+    path = folder / (WEIGHTS if lora else ALL_WEIGHTS)
+    if not path.exists():
+        raise ValueError(f"adapter {folder}: no {path.name}; a tuning of the same kind is needed")
+    try:
+        if not lora:
+            model.load_state_dict(load_file(path), strict=True)
+            return
+        found = set_peft_model_state_dict(model, load_file(path))
+    except (RuntimeError, SafetensorError, KeyError) as error:
+        raise ValueError(f"adapter {folder}: not of this architecture: {_line(error)}") from None
+    missing = [key for key in found.missing_keys if ".lora_" in key]
+    if found.unexpected_keys or missing:
+        raise ValueError(
+            f"adapter {folder}: not of this architecture: {(found.unexpected_keys or missing)[0]} does not fit"
+        )
+
+
 def save(model: torch.nn.Module, settings: TuningSettings, folder: Path) -> dict[str, str]:
     """Writes what was trained, in bfloat16, into an empty folder.
 

@@ -19,7 +19,9 @@ CONFIG, WEIGHTS, ALL_WEIGHTS, RECORD = (
     "model.safetensors",
     "tune.json",
 )
-SHAPING = ("model", "length", "frames", "height", "width", "method", "knobs", "budget", "block", "tuning_settings")
+SHAPING = (
+    "model", "length", "frames", "height", "width", "method", "knobs", "budget", "block", "tuning_settings", "start",
+)  # fmt: skip
 """What of a cell decides its adapter: not how clips are sampled with it."""
 
 
@@ -148,6 +150,37 @@ def find_merged(cell: Cell, base: str) -> tuple[list[Path], list[dict[str, Any]]
             )
         _check_files(record, folder, Path(path))
     return folders, records
+
+
+def find_start(cell: Cell, base: str) -> tuple[Path | None, dict[str, Any]]:
+    """What a cell's tuning goes on from.
+
+    Args:
+        base: SHA-256 of the base model's weights.
+
+    Returns:
+        Its folder, None where that tuning did not pass, and its record.
+
+    Raises:
+        ValueError: the record is missing or damaged, of another base, or its tuning was of another kind or rank.
+        Damaged: a file is not as its record says.
+    """
+    record = read_record(Path(cell.start))
+    if record["status"] != "passed":
+        return None, record
+    folder, found = Path(record["details"]["folder"]), str(record["provenance"]["hashes"].get("weights"))
+    if found != base:
+        raise ValueError(
+            f"adapter {folder}: tuned from the weights {found[:12]}; those of {cell.model} are {base[:12]}"
+        )
+    for name in ("kind", "rank"):
+        one, other = record["cell"]["tuning_settings"].get(name), cell.tuning_settings[name]
+        if one != other:
+            raise ValueError(
+                f"adapter {folder}: tuned with {name}={one}; a tuning with {name}={other} cannot start there"
+            )
+    _check_files(record, folder, Path(cell.start))
+    return folder, record
 
 
 def _check_files(record: Mapping[str, Any], folder: Path, own: Path) -> None:
