@@ -77,7 +77,7 @@ def compare_frames(
 
     Returns:
         ``frames`` (count); ``values`` and ``flags`` by column or flag; ``status`` and ``reasons`` by metric;
-        ``provenance``. A metric whose code fails has the status ``error``, one whose package is missing
+        ``provenance``; ``parts`` by column. A metric whose code fails has the status ``error``, one whose package is missing
         ``unsupported``.
 
     Raises:
@@ -85,13 +85,14 @@ def compare_frames(
     """
     check_pair(reference, candidate)
     result: dict[str, Any] = {"frames": len(reference), "values": {}, "flags": {}, "status": {}, "reasons": {}}
-    result["provenance"] = {}
+    result["provenance"], result["parts"] = {}, {}
     for metric in metrics:
         measurement = _measurement(metric, reference, candidate, facts)
         result["values"].update(measurement.values)
         result["flags"].update(measurement.flags)
         result["status"][metric.name] = measurement.status
         result["provenance"].update(measurement.provenance)
+        result["parts"].update(measurement.parts)
         if measurement.reason:
             result["reasons"][metric.name] = measurement.reason
     return result
@@ -129,7 +130,7 @@ def compare_clips(
     Returns:
         One mean over clips for each column, by its key (each clip counts once; a column that some clip lacks is left
         out); ``frames``, the number of frames compared in all; ``flags``, summed over clips; ``status`` and
-        ``reasons`` by metric; ``footnotes`` by column; ``provenance``; and ``clips``, what ``compare_frames`` returns
+        ``reasons`` by metric; ``footnotes`` by column; ``provenance``; ``parts``, their means by column; and ``clips``, what ``compare_frames`` returns
         for each, with its ``name``.
 
     Raises:
@@ -189,8 +190,19 @@ def summarise(clips: Sequence[Mapping[str, Any]], metrics: Sequence[PreparedMetr
         "reasons": reasons,
         "footnotes": footnotes,
         "provenance": provenance,
+        "parts": _mean_parts([clip["parts"] for clip in clips]),
         "clips": [dict(clip) for clip in clips],
     }
+
+
+def _mean_parts(clips: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Means over clips of what numbers were put together from; what some clip lacks is left out."""
+    found = {}
+    for column in clips[0]:
+        if all(column in clip for clip in clips):
+            names = [name for name in clips[0][column] if all(name in clip[column] for clip in clips)]
+            found[column] = {name: float(np.mean([clip[column][name] for clip in clips])) for name in names}
+    return found
 
 
 def default_metrics(available: Mapping[str, Metric]) -> list[str]:

@@ -93,6 +93,7 @@ def measure(
         },
         "frames": summary["frames"],
         "provenance": summary["provenance"],
+        "parts": summary["parts"],
     }
     return make_record(
         "measure",

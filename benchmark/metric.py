@@ -79,9 +79,12 @@ class Measurement:
         flags: what a reader must know of the numbers, by name, with the number of frames concerned.
         reason: one line, why there are no numbers; empty when passed.
         provenance: what the numbers rest on besides the clips, e.g. the hash of weights.
+        parts: what a number was put together from, by its column's key, e.g. a judge's answers by question. Records
+            have their means over the clips; no table orders methods by them.
 
     Raises:
-        ValueError: numbers without ``passed``, ``passed`` without numbers, or a number that is not finite.
+        ValueError: numbers without ``passed``, ``passed`` without numbers, a number that is not finite, or parts of a
+            number that is not there.
     """
 
     status: str
@@ -89,6 +92,7 @@ class Measurement:
     flags: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -100,6 +104,12 @@ class Measurement:
         for key, value in self.values.items():
             if not math.isfinite(value):
                 raise ValueError(f"value {key}={value}: a finite number is needed")
+        for key, held in self.parts.items():
+            if key not in self.values:
+                raise ValueError(f"parts of {key!r}: {', '.join(self.values) or 'no value'} is there, not that")
+            for name, value in held.items():
+                if not math.isfinite(value):
+                    raise ValueError(f"part {name}={value} of {key}: a finite number is needed")
 
     @classmethod
     def passed(
@@ -107,9 +117,11 @@ class Measurement:
         values: Mapping[str, float],
         flags: Mapping[str, int] | None = None,
         provenance: Mapping[str, str] | None = None,
+        parts: Mapping[str, Mapping[str, float]] | None = None,
     ) -> Measurement:
         """A measurement with numbers; they become plain floats."""
-        return cls("passed", {key: float(value) for key, value in values.items()}, flags or {}, "", provenance or {})
+        plain = {key: float(value) for key, value in values.items()}
+        return cls("passed", plain, flags or {}, "", provenance or {}, parts or {})
 
     @classmethod
     def unsupported(cls, reason: str) -> Measurement:

@@ -107,9 +107,9 @@ def _testbed(candidate: np.ndarray, prompt: str, checklist: Any) -> Measurement:
         return Measurement.unsupported(
             f"no judge model for vision reward of clips outside the testbed's world ({error})"
         )
-    score, _ = checklist.judge(candidate, prompt)
+    score, answers = checklist.judge(candidate, prompt)
     provenance = {"vision_reward_judge": "testbed", "vision_reward_weights": checklist.sha256}
-    return Measurement.passed({"vision_reward": score}, provenance=provenance)
+    return Measurement.passed({"vision_reward": score}, provenance=provenance, parts={"vision_reward": answers})
 
 
 METRIC = Metric(

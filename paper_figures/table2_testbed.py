@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.tuning.settings import FULL, LORA
-from paper_figures import entries, published, table2
+from paper_figures import answers, entries, published, table2
 from paper_figures import testbed_entries as cells_of
 from paper_figures.experiment import CellRows, Experiment
 from paper_figures.intervals import Comparison
@@ -255,6 +255,22 @@ def verdicts(held: Numbers, blocks: list[Part], margin: float) -> list[str]:
     return said
 
 
+def why(source: Experiment, blocks: list[Part]) -> list[str]:
+    """What the tuning of dense attention, and then radial's mask, does to the judge's answers, where records tell.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    said = []
+    for part in blocks:
+        full, radial = part.baseline, part.find("radial", LORA)
+        for one, other in ((full, part.find("dense", UNTUNED)), (radial, full)):
+            if one is not None and other is not None:
+                told = answers.sentence(source, one.cell, other.cell, (one.words, other.words))
+                said += [f"At {part.length}, {told}."] if told else []
+    return said
+
+
 def matches(held: Numbers, part: Part, margin: float) -> Claim:
     """Whether tuned radial is as good as tuned dense: the difference's interval holds 0, or stays within a margin."""
     found = _compared(held, part, ("radial", LORA), ("dense", LORA))
@@ -338,7 +354,7 @@ def table(source: Testbed) -> Table:
     held = numbers(source, blocks, shown)
     margin = MARGINS.get(cells_of.judge(source.experiment, cells), OTHER_MARGIN)
     made = tuple(block(held, part, shown) for part in blocks)
-    said = (*verdicts(held, longer, margin), *how_tuned(longer), NO_COMPARISON)
+    said = (*verdicts(held, longer, margin), *why(source.experiment, longer), *how_tuned(longer), NO_COMPARISON)
     return Table(NAME, TITLE, shown, made, (*said, *entries.remarks(cells, cells_of.SPREAD, compared=False)))
 
 

@@ -157,8 +157,10 @@ def measured(numbers: Numbers, cell: CellRows, column: Column, other: CellRows |
     found = entries.comparison if metric in entries.COMPARISONS else _measured
     entry = found(cell, metric)
     entry = replace(entry, notes=tuple(note for note in entry.notes if note != column.note))
-    held = None if entry.value is None else numbers.interval(cell, metric)
-    if held is None:
+    held = numbers.interval(cell, metric)
+    if held is not None and entry.status == "no record":  # a record has the means of what all of its clips tell
+        entry = Entry("", held.mean, None, "passed")
+    if held is None or entry.value is None:
         return entry
     more = {"low": held.low, "high": held.high}
     compared = None if other is None else numbers.difference(cell, other, metric)

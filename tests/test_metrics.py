@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.compare import summarise
 from benchmark.metric import (
     Column,
     Measurement,
@@ -393,12 +394,23 @@ def test_check_pair_says_both_counts():
         ({"status": "unsupported"}, "have a reason"),
         ({"status": "passed", "values": {"psnr": float("nan")}}, "finite"),
         ({"status": "passed", "values": {"psnr": float("inf")}}, "finite"),
+        ({"status": "passed", "values": {"psnr": 1.0}, "parts": {"psnr": {"a": float("nan")}}}, "part a=nan of psnr"),
+        ({"status": "passed", "values": {"psnr": 1.0}, "parts": {"ssim": {"a": 1.0}}}, "parts of 'ssim'"),
         ({"status": "fine", "values": {"psnr": 1.0}}, "passed, unsupported, error"),
     ],
 )
 def test_measurements_that_contradict_themselves_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Measurement(**arguments)
+
+
+def test_parts_are_means_over_the_clips_that_all_have():
+    metric = prepare(["psnr"])
+    clips = [
+        {"values": {}, "status": {"psnr": "passed"}, "flags": {}, "provenance": {}, "frames": 1, "parts": parts}
+        for parts in ({"a": {"x": 1.0, "y": 0.0}, "b": {"z": 1.0}}, {"a": {"x": 0.5}})
+    ]
+    assert summarise(clips, metric)["parts"] == {"a": {"x": 0.75}}
 
 
 def test_columns_that_contradict_themselves_are_refused():

@@ -156,6 +156,10 @@ def test_the_metric_asks_the_published_judge(published) -> None:
     expected, found = published.judge(clip, describe(scene))
     assert right.values == {"vision_reward": pytest.approx(expected)} and list(found) == list(judge.QUESTIONS)
     assert right.provenance["vision_reward_weights"] == published.sha256
+    answers = right.parts["vision_reward"]
+    assert list(answers) == list(judge.QUESTIONS)
+    weighted = torch.tensor(list(answers.values())) * published.weights
+    assert float(weighted.mean()) == pytest.approx(expected, abs=1e-6)
     assert "testbed's own judge" in metric.context["footnotes"]["vision_reward"]
     other = metric.measure(None, clip, prompt=describe(sample_scene(12)))
     assert other.values["vision_reward"] < expected - 0.2
