@@ -77,8 +77,8 @@ def compare_frames(
 
     Returns:
         ``frames`` (count); ``values`` and ``flags`` by column or flag; ``status`` and ``reasons`` by metric;
-        ``provenance``; ``parts`` by column. A metric whose code fails has the status ``error``, one whose package is missing
-        ``unsupported``.
+        ``provenance``; ``parts`` by column. A metric whose code fails has the status ``error``, one whose package is
+        missing ``unsupported``.
 
     Raises:
         ValueError: clips that differ in shape or are too small for a metric.
@@ -130,8 +130,8 @@ def compare_clips(
     Returns:
         One mean over clips for each column, by its key (each clip counts once; a column that some clip lacks is left
         out); ``frames``, the number of frames compared in all; ``flags``, summed over clips; ``status`` and
-        ``reasons`` by metric; ``footnotes`` by column; ``provenance``; ``parts``, their means by column; and ``clips``, what ``compare_frames`` returns
-        for each, with its ``name``.
+        ``reasons`` by metric; ``footnotes`` by column; ``provenance``; ``parts``, their means by column; and ``clips``,
+        what ``compare_frames`` returns for each, with its ``name``.
 
     Raises:
         ValueError: paths that do not pair, clips that cannot be read or differ in shape, unknown metrics or settings.
