@@ -18,6 +18,7 @@ SPREAD = (
     "test, with Holm's correction over all comparisons of this table). An interval is that of its own comparison "
     "alone, so it may leave out 0 where the corrected test finds nothing."
 )
+SOME = "Some clips do not tell it, such as those without the object; the mean is over the others (number: CSV file)."
 
 Place = tuple[str, str, str, str]
 """A cell's path."""
@@ -169,8 +170,8 @@ def measured(numbers: Numbers, cell: CellRows, column: Column, other: CellRows |
         more |= {"difference": difference.mean, "difference_low": difference.low, "difference_high": difference.high}
         more |= {"difference_p": compared.p}
     if held.count < cell.fact("clips"):
-        some = f"Over {held.count} of {cell.fact('clips')} clips; the others do not tell it."
-        entry = replace(entry, notes=(*entry.notes, some))
+        more |= {"clips": held.count}
+        entry = replace(entry, notes=(*entry.notes, SOME))
     return replace(entry, text=spread(held, decimals_of(cell, metric)), more=more)
 
 

@@ -420,7 +420,7 @@ def test_tuning_quality_and_what_does_not_apply(made):
     assert "tuning_s" not in find(two, "at 4x", "RIFLEx").ours.entries
     for key in ("subject_consistency", "aesthetic_quality", "imaging_quality"):
         assert (ours[key].status, ours[key].value) == ("unsupported", None) and "VBench" in ours[key].reason
-    assert "Over 15 of 20 clips; the others do not tell it." in ours["trajectory_error"].notes
+    assert testbed_entries.SOME in ours["trajectory_error"].notes and ours["trajectory_error"].more["clips"] == 15
     assert 1 < ours["trajectory_error"].value < 1.5 and ours["trajectory_error"].text.startswith("1.")
     assert find(two, "at 4x", "SANA").ours.entries["sparsity_pct"].reason.endswith("counted in PFLOP.")
     assert not {"psnr", "ssim"} & {column.key for column in two.columns}
