@@ -122,9 +122,10 @@ def caption(shown: list[Row], name: str, facts: Mapping[str, Any] | None) -> str
     """What must be said of the panels, in lines that fit the page."""
     said = []
     if shown:
-        first = shown[0].cell
-        judged = f"{first.fact('clips')} clips a point{f', judge {name}' if name else ''}"
-        said.append(f"a: {first.model}, {judged}; bars are 95 % bootstrap intervals over the prompts.")
+        clips = sorted({row.cell.fact("clips") for row in shown})
+        judged = f"{' to '.join(map(str, clips[:: max(len(clips) - 1, 1)]))} clips a point"
+        judged += f", judge {name}" if name else ""
+        said.append(f"a: {shown[0].cell.model}, {judged}; bars are 95 % bootstrap intervals over the prompts.")
         said.append("The paper's judge is another one: only the shapes of the curves can be compared.")
         said.append("The paper draws full tunings too, but prints no numbers of them.")
     if facts is not None:
