@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import sys
@@ -79,8 +80,12 @@ def parser_of_all() -> argparse.ArgumentParser:
     return parser
 
 
-def main(words: list[str] | None = None) -> int:
-    """Runs a verb and returns its exit status; what a user got wrong is one line on stderr and status 2."""
+def main(words: list[str] | None = None, alone: bool = False) -> int:
+    """Runs a verb and returns its exit status; what a user got wrong is one line on stderr and status 2.
+
+    Args:
+        alone: whether the process ends with the verb, so that it may import less than another would need.
+    """
     args = parser_of_all().parse_args(words)
     level = logging.WARNING if args.quiet else logging.INFO
     logging.basicConfig(level=level, format=FORMAT, datefmt="%H:%M:%S", stream=sys.stderr)
@@ -95,6 +100,10 @@ def main(words: list[str] | None = None) -> int:
             getattr(module, "before_gpu", lambda asked: None)(asked)
             count = 1 if args.gpus is None else args.gpus
             gpu = gpus.claim(count, shared=args.share_gpu)  # noqa: F841 - held until the process ends
+        if alone and getattr(module, "is_lean", lambda asked: False)(asked):
+            from benchmark import lean
+
+            lean.import_testbed()
         return module.run(asked)
     except ValueError as error:
         if args.traceback:
@@ -127,5 +136,5 @@ if __name__ == "__main__":
     if parser_of_all().parse_args().verb in SUPERVISED:
         from benchmark.supervise import supervise
 
-        sys.exit(supervise(main))
-    sys.exit(main())
+        sys.exit(supervise(functools.partial(main, alone=True)))
+    sys.exit(main(alone=True))

@@ -37,11 +37,11 @@ class Cell:
         seed: seed of prompts and noise.
         tuned: whether the method's adapter is loaded.
         tuning_settings: how the adapter was trained, see ``tuning.settings``; empty where the cell is not tuned, or
-            several adapters are merged.
+            takes the adapters of others.
         variant: name of the variant that the cell is of, see ``variants`` of a configuration; empty where it has none.
             The reference of another seed has one, too.
-        merged: records of the tunings whose adapters are merged, in their order; empty where the cell has its own or
-            none.
+        merged: records of other cells' tunings whose adapters it takes; several are merged, in their order. Empty where
+            the cell has its own or none.
         start: record of the tuning that the cell's own one goes on from; empty where it starts from the base model.
     """
 

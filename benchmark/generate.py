@@ -24,6 +24,7 @@ from benchmark.attention import AttentionRouter, Schedule
 from benchmark.budget import at_budget, has_budget
 from benchmark.captured import CapturedTransformer, capturable
 from benchmark.cell import Cell, add_cell_arguments, canonical, from_arguments
+from benchmark.config import is_testbed
 from benchmark.failures import failure, first_line
 from benchmark.fuse import REPEATABLE, fuse
 from benchmark.inputs import clip_seeds, read_inputs
@@ -210,16 +211,17 @@ def _adapt(cell: Cell, transformer: torch.nn.Module, weights: str, folder: Path 
 
 
 def _merge(cell: Cell, transformer: torch.nn.Module, weights: str) -> dict[str, Any]:
-    """Merges the adapters of several tunings into the transformer; see ``_adapt``."""
+    """Merges the adapter of another tuning, or those of several, into the transformer; see ``_adapt``."""
     from benchmark.tuning import adapters, places
 
     folders, records = places.find_merged(cell, weights)
     if not folders:
         return next(record for record in records if record["status"] != "passed")
     adapters.load_merged(transformer, folders)
-    own = "".join(record["provenance"]["hashes"]["adapter"] for record in records)
+    own = [record["provenance"]["hashes"]["adapter"] for record in records]
     merged = records[0]
-    merged["provenance"]["hashes"]["adapter"] = hashlib.sha256(own.encode()).hexdigest()
+    if len(own) > 1:
+        merged["provenance"]["hashes"]["adapter"] = hashlib.sha256("".join(own).encode()).hexdigest()
     merged["details"]["folder"] = " + ".join(map(places.shown, folders))
     return merged
 
@@ -324,6 +326,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", type=Path, help="of a tuned cell (default: the shipped or the experiment's own)")
     parser.add_argument("--eager", action="store_true", help="on a GPU, compile nothing and capture no CUDA graphs")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+
+
+def is_lean(args: argparse.Namespace) -> bool:
+    """Whether the job needs nothing of a testbed but its network: no adapter, for which there is peft."""
+    return is_testbed(args.model) and not args.tuned
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmark.budget import at_budget
+from benchmark.config import is_testbed
 from benchmark.failures import failure, first_line
 from benchmark.kernels_bench import choose_methods
 from benchmark.layout import VideoLayout
@@ -304,6 +305,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dense-steps", type=int, default=0, help="first steps left out (default: %(default)s)")
     parser.add_argument("--kernel", default=KERNEL, help="attention kernel, or auto (default: %(default)s)")
     parser.add_argument("--record", type=Path, required=True, metavar="FILE", help="record to write")
+
+
+def is_lean(args: argparse.Namespace) -> bool:
+    """Whether the job needs nothing of a testbed but its network."""
+    return is_testbed(args.model)
 
 
 def run(args: argparse.Namespace) -> int:

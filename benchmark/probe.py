@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.config import is_testbed
 from benchmark.inputs import read_inputs
 from benchmark.layout import VideoLayout
 from benchmark.probing.decay import FIT, by_frame_distance, by_place_distance, decay_of
@@ -170,6 +171,11 @@ def read_clips(folder: Path, model: str, clip: int, count: int) -> tuple[dict[st
     chosen = slice(clip, clip + count)
     some = {name: content[name][chosen] for name in ("prompts", "seeds")}
     return content | some, noise[chosen].float(), hashes
+
+
+def is_lean(args: argparse.Namespace) -> bool:
+    """Whether the job needs nothing of a testbed but its network."""
+    return is_testbed(args.model)
 
 
 def run(args: argparse.Namespace) -> int:

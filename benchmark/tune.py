@@ -251,31 +251,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def before_gpu(args: argparse.Namespace) -> None:
     """Imports what a tuning needs, which takes seconds, while another one may still have the GPU."""
+    if args.shipped_only or (not args.anew and _shipped(_cell(args)) is not None):
+        return  # nothing is trained
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to look for CUDA would settle which GPUs it sees
     for name in ("diffusers.models.transformers.transformer_wan", "peft", "benchmark.tuning.loop"):
         importlib.import_module(name)
 
 
+def _cell(args: argparse.Namespace) -> Cell:
+    """The tuned cell that was asked for."""
+    words = [*args.tune, *(["kind=full"] * args.full)]
+    return from_arguments(argparse.Namespace(**vars(args) | {"tuned": True, "tune": words}))
+
+
+def _shipped(cell: Cell) -> Path | None:
+    """The folder of the adapter that is shipped for a cell's settings; None where none is."""
+    from benchmark.models import testbed
+    from benchmark.tuning import places
+
+    return places.shipped(cell, testbed.manifest(cell.model)["sha256"])
+
+
+def _device(args: argparse.Namespace) -> str:
+    from benchmark.testbed.sample import pick_device
+
+    return pick_device(args.device)
+
+
 def run(args: argparse.Namespace) -> int:
     """The verb ``tune``."""
-    from benchmark.models import testbed
-    from benchmark.testbed.sample import pick_device
     from benchmark.tuning import places
 
     if args.anew and args.shipped_only:
         raise ValueError("tune: --anew and --shipped-only: one of them; what is shipped is taken, or trained anew")
-    args.tuned = True
-    args.tune = [*args.tune, *(["kind=full"] * args.full)]
-    cell = from_arguments(args)
+    cell = _cell(args)
     announce(KIND, places.of_tuning(cell), args.record, [args.out])
-    folder = None if args.anew else places.shipped(cell, testbed.manifest(cell.model)["sha256"])
+    folder = None if args.anew else _shipped(cell)
     if folder is not None:
         logger.info("%s is shipped for these settings; nothing is trained", folder)
         record = taken(cell, folder)
     elif args.shipped_only:
-        record = not_shipped(cell, pick_device(args.device))
+        record = not_shipped(cell, _device(args))
     else:
-        record = tune(cell, args.out, pick_device(args.device), args.eager)
+        record = tune(cell, args.out, _device(args), args.eager)
     write_json(args.record, record)
     if record["status"] != "passed":
         logger.warning("%s: %s: %s", args.method, record["status"], record["reason"])

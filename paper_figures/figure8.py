@@ -14,7 +14,7 @@ from benchmark.tuning.settings import FULL, LORA
 from paper_figures import decay_panels, published
 from paper_figures.intervals import Interval
 from paper_figures.style import WIDTH, absent, look, save, styled
-from paper_figures.table2_testbed import FIGURE, PURPOSE, REWARD, UNTUNED, Row, row_of
+from paper_figures.table2_testbed import FIGURE, REWARD, UNTUNED, Row, row_of
 from paper_figures.testbed_entries import gather, judge
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ Curves = Mapping[tuple[str, str], list[Point]]
 
 
 def rows(source: Testbed) -> list[Row]:
-    """The cells that the figure shows: dense and radial of the figure and of Table 2, and untuned dense."""
-    cells = [*source.cells(FIGURE), *source.cells(PURPOSE)]
+    """The cells that the figure shows: dense and radial of its variants, and untuned dense."""
+    cells = source.cells(FIGURE)
     if not cells:
         return []
     cells = [*source.references(), *(cell for cell in cells if cell.method in METHODS)]
-    return [row_of(source.experiment, cell) for cell in {cell.path: cell for cell in cells}.values()]
+    return [row_of(source.experiment, cell) for cell in cells]
 
 
 def curves(source: Testbed, shown: Iterable[Row]) -> Curves:

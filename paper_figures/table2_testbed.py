@@ -7,7 +7,7 @@ RIFLEx fall behind; SANA fails. Each part is judged from the records, by vision 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,9 @@ UNTUNED = "untuned"
 SOURCES = {UNTUNED: "this run, untuned", LORA: "this run, LoRA", FULL: "this run, all weights tuned"}
 BASELINE = "Full"
 """The paper's name for dense attention with a LoRA."""
-START = "start"
-"""Beside a row's settings: length and variant of the tuning that its own went on from."""
+START, MERGED = "start", "merged"
+"""Beside a row's settings: length and variant of the tuning that its own went on from, or of those whose adapters it is
+drawn with, without a tuning of its own."""
 REWARD = "vision_reward"
 DECIMALS = 3
 MARGINS = {"testbed": 0.05}
@@ -53,16 +54,21 @@ NO_SPEED = "No claim of speed is made for a testbed."
 
 @dataclass(frozen=True)
 class Row:
-    """A cell and how it was tuned: ``untuned``, ``lora`` or ``full``, with the settings."""
+    """A cell and how it was tuned: ``untuned``, ``lora`` or ``full``, with the settings.
+
+    ``note`` tells it from another row of its method and kind in the same block.
+    """
 
     cell: CellRows
     kind: str
     settings: tuple[tuple[str, Any], ...] = ()
+    note: str = ""
 
     @property
     def label(self) -> str:
         """The method as the table names it."""
-        return f"{BASELINE} (dense)" if is_baseline(self) else entries.label(self.cell)
+        named = f"{BASELINE} (dense)" if is_baseline(self) else entries.label(self.cell)
+        return f"{named}, {self.note}" if self.note else named
 
     @property
     def words(self) -> str:
@@ -70,15 +76,21 @@ class Row:
         if is_baseline(self):
             return "tuned dense"
         prefix = {UNTUNED: "untuned", LORA: "tuned", FULL: "fully tuned"}[self.kind]
-        return f"{prefix} {self.cell.method}"
+        return f"{prefix} {self.cell.method}" + (f" ({self.note})" if self.note else "")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A block: the rows of one model, length and seed."""
+    """A block: the rows of one model, length and seed, which is named where a length has several."""
 
     length: str
     rows: tuple[Row, ...]
+    seed: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The block in a sentence."""
+        return self.length if self.seed is None else f"{self.length}, seed {self.seed}"
 
     def find(self, method: str, kind: str) -> Row | None:
         """The row of a method tuned so; None where there is none."""
@@ -106,24 +118,46 @@ def row_of(source: Experiment, cell: CellRows) -> Row:
     of = source.record(cell, cell.rows[0]["kind"])["cell"]
     settings = dict(of.get("tuning_settings") or {})
     if of.get("start"):
-        length, _, variant = Path(of["start"]).parts[-4:-1]
-        settings[START] = f"{length}, {variant}"
+        settings[START] = _tuning(of["start"])
+    if of.get("merged"):
+        settings[MERGED] = " and ".join(map(_tuning, of["merged"]))
     return Row(cell, settings.get("kind", LORA), tuple(settings.items()))
 
 
+def _tuning(record: str) -> str:
+    """Length and variant of a tuning's record."""
+    length, _, variant = Path(record).parts[-4:-1]
+    return f"{length}, {variant}"
+
+
 def parts(source: Testbed) -> list[Part]:
-    """The blocks: a length each, untuned dense first, then LoRAs and full tunings in the order of the configuration."""
+    """The blocks: a length and seed each, untuned dense first, then LoRAs and full tunings.
+
+    Otherwise the order is the configuration's.
+    """
     grouped: dict[tuple, list[CellRows]] = {}
     for cell in {cell.path: cell for purpose in (PURPOSE, FIGURE) for cell in source.cells(purpose)}.values():
         grouped.setdefault((cell.model, cell.fact("frames"), cell.length, cell.fact("seed")), []).append(cell)
     found = []
     order = (UNTUNED, LORA, FULL)
-    for (_, _, length, _), cells in sorted(grouped.items(), key=lambda item: item[0][1]):
+    for (model, _, length, seed), cells in sorted(grouped.items(), key=lambda item: item[0][1]):
         reference = source.reference(cells[0])
         every = {cell.path: cell for cell in ([reference] if reference is not None else []) + cells}
         rows = [row_of(source.experiment, cell) for cell in every.values()]
         rows.sort(key=lambda row: (order.index(row.kind), row.cell.method != "dense"))
-        found.append(Part(length, tuple(rows)))
+        several = len({key[3] for key in grouped if (key[0], key[2]) == (model, length)}) > 1
+        found.append(Part(length, tuple(_told_apart(rows)), seed if several else None))
+    return found
+
+
+def _told_apart(rows: list[Row]) -> list[Row]:
+    """Rows of one block, where those of one method and kind name their density if it is not the first one's."""
+    first: dict[tuple[str, str], Row] = {}
+    found = []
+    for row in rows:
+        usual = first.setdefault((row.cell.method, row.kind), row).cell.fact("budget")
+        own = row.cell.fact("budget")
+        found.append(replace(row, note=f"density {own}") if own != usual else row)
     return found
 
 
@@ -185,7 +219,7 @@ def line(held: Numbers, row: Row, shown: tuple[Column, ...], baseline: CellRows 
     found = {column.key: cells_of.measured(held, cell, column, baseline) for column in measures(shown)}
     found |= {key: entries.vbench(cell, key) for key in table2.VBENCH}
     found["sparsity_pct"] = entries.sparsity(cell)
-    if row.kind != UNTUNED:
+    if row.kind != UNTUNED and MERGED not in dict(row.settings):
         found |= {key: entries.measured(cell, key, "tune") for key in ("tuning_s", "peak_memory_gib")}
     return found
 
@@ -199,7 +233,7 @@ def beside(row: Row, paper: list[Published]) -> list[Published]:
 
 
 def block(held: Numbers, part: Part, shown: tuple[Column, ...]) -> Block:
-    """One length."""
+    """One length and seed."""
     paper, full = published.rows("table2"), part.baseline
     against = full.cell if full is not None else None
     groups = []
@@ -210,7 +244,8 @@ def block(held: Numbers, part: Part, shown: tuple[Column, ...]) -> Block:
         groups.append(cells_of.sourced(made, SOURCES[row.kind], {"tuning": row.kind}))
     # Dense steps and the budget are those of the sparse rows.
     cells = sorted((row.cell for row in part.rows), key=lambda cell: cell.fact("budget") is None)
-    return Block(entries.block(cells, ()).heading, tuple(groups))
+    heading = entries.block(cells, ()).heading + (f", seed {part.seed}" if part.seed is not None else "")
+    return Block(heading, tuple(groups))
 
 
 def how_tuned(blocks: list[Part]) -> list[str]:
@@ -228,8 +263,11 @@ def how_tuned(blocks: list[Part]) -> list[str]:
                 )
                 if START in held:
                     told += f"; each goes on from its method's tuning at {held[START]}, which its time leaves out"
-                methods = ", ".join(row.cell.method for row in rows if row.settings == settings)
-                said.append(f"At {part.length}, {words} ({told}): {methods}.")
+                if MERGED in held:
+                    told = f"nothing tuned anew: each is drawn with its method's adapter of {held[MERGED]}"
+                alike = [row for row in rows if row.settings == settings]
+                methods = ", ".join(row.cell.method + (f" ({row.note})" if row.note else "") for row in alike)
+                said.append(f"At {part.place}, {words} ({told}): {methods}.")
     return said
 
 
@@ -237,7 +275,7 @@ def how_tuned(blocks: list[Part]) -> list[str]:
 
 
 def verdicts(held: Numbers, blocks: list[Part], margin: float) -> list[str]:
-    """What came out of the finding of the paper's Table 2, at every length."""
+    """What came out of the finding of the paper's Table 2, at every length and seed; then radial at other densities."""
     said = []
     for part in blocks:
         claims = [matches(held, part, margin), behind(held, part, "dense"), behind(held, part, "riflex")]
@@ -250,8 +288,9 @@ def verdicts(held: Numbers, blocks: list[Part], margin: float) -> list[str]:
                 words += f", and {len(claims) - len(known)} could not be judged"
         else:
             words = "not judged, for its rows have no numbers"
-        said.append(f"The finding of the paper's Table 2, at {part.length}, by vision reward: {words}.")
-        said += [f"At {part.length}: {claim.sentence}" for claim in claims]
+        said.append(f"The finding of the paper's Table 2, at {part.place}, by vision reward: {words}.")
+        claims += [matches(held, part, margin, row) for row in tuned(part) if row.cell.method == "radial" and row.note]
+        said += [f"At {part.place}: {claim.sentence}" for claim in claims]
     return said
 
 
@@ -267,24 +306,30 @@ def why(source: Experiment, blocks: list[Part]) -> list[str]:
         for one, other in ((full, part.find("dense", UNTUNED)), (radial, full)):
             if one is not None and other is not None:
                 told = answers.sentence(source, one.cell, other.cell, (one.words, other.words))
-                said += [f"At {part.length}, {told}."] if told else []
+                said += [f"At {part.place}, {told}."] if told else []
     return said
 
 
-def matches(held: Numbers, part: Part, margin: float) -> Claim:
-    """Whether tuned radial is as good as tuned dense: the difference's interval holds 0, or stays within a margin."""
-    found = _compared(held, part, ("radial", LORA), ("dense", LORA))
+def matches(held: Numbers, part: Part, margin: float, row: Row | None = None) -> Claim:
+    """Whether tuned radial is as good as tuned dense: the difference's interval holds 0, or stays within a margin.
+
+    Args:
+        row: radial at another density than the block's; that of the block unless it is given.
+    """
+    row = row or part.find("radial", LORA)
+    name = "tuned radial" if row is None else row.words
+    found = _compared(held, part, row or ("radial", LORA), ("dense", LORA))
     if isinstance(found, str):
-        return Claim(None, f"whether tuned radial matches tuned dense is not known ({found}).")
+        return Claim(None, f"whether {name} matches tuned dense is not known ({found}).")
     told = found.difference
-    words = f"tuned radial less tuned dense is {cells_of.change(found, DECIMALS)}"
+    words = f"{name} less tuned dense is {cells_of.change(found, DECIMALS)}"
     if -margin <= told.low and told.high <= margin:
-        return Claim(True, f"tuned radial matches tuned dense: {words}, an interval within ±{margin}.")
+        return Claim(True, f"{name} matches tuned dense: {words}, an interval within ±{margin}.")
     if told.holds(0):
         wide = f"an interval that holds 0 but goes beyond ±{margin}, so that so much of a difference is not ruled out"
-        return Claim(True, f"tuned radial matches tuned dense: {words}, {wide}.")
+        return Claim(True, f"{name} matches tuned dense: {words}, {wide}.")
     better = "exceeds" if told.mean > 0 else "does not match"
-    return Claim(told.mean > 0, f"tuned radial {better} tuned dense: {words}.")
+    return Claim(told.mean > 0, f"{name} {better} tuned dense: {words}.")
 
 
 def behind(held: Numbers, part: Part, method: str) -> Claim:
@@ -327,15 +372,17 @@ def fails(held: Numbers, part: Part) -> Claim:
     return Claim(False, f"SANA does not fail: {level}, and {words}.")
 
 
-def _compared(held: Numbers, part: Part, ours: tuple[str, str], theirs: tuple[str, str]) -> Comparison | str:
-    """Two rows' vision reward, or why they cannot be compared."""
-    for method, kind in (ours, theirs):
-        row = part.find(method, kind)
+def _compared(held: Numbers, part: Part, ours: Row | tuple[str, str], theirs: tuple[str, str]) -> Comparison | str:
+    """Two rows' vision reward, or why they cannot be compared; a row, or else a method and how it was tuned."""
+    rows = []
+    for asked in (ours, theirs):
+        row = asked if isinstance(asked, Row) else part.find(*asked)
         if row is None:
-            return f"{method}, {kind}, is not in the records"
+            return f"{', '.join(asked)}, is not in the records"
         if len(held.of(row.cell, REWARD)) < 2:
-            return f"{method}, {kind}, has no vision reward"
-    found = held.difference(part.find(*ours).cell, part.find(*theirs).cell, REWARD)
+            return f"{row.cell.method}, {row.kind}, has no vision reward"
+        rows.append(row.cell)
+    found = held.difference(*rows, REWARD)
     return found if found is not None else "they share too few clips"
 
 

@@ -205,6 +205,25 @@ def test_masks_of_any_block_size_with_heads_of_their_own(name: str, dtype: torch
             assert _error(out, reference.attend_float32(q, k, v, mask)) <= allowed, (block, heads)
 
 
+def test_masked_runs_of_sdpa_take_rows_of_several_frames_that_see_few_keys() -> None:
+    layout = VideoLayout(16, 8, 8)
+    mask = registry.get("radial", {"decay": 0.3}).block_mask(layout, 4)
+    chosen = sdpa._choose_runs(mask, 64)
+    assert sorted(torch.cat(chosen).tolist()) == list(range(mask.side))
+    frames = {len({block // 16 for block in run.tolist()}) for run in chosen}
+    assert len(frames) == 1 and 1 < frames.pop() < 16 and not any((run.diff() == 1).all() for run in chosen)
+    runs = list(sdpa._masked_runs(mask, torch.float32))
+    seen = sum(len(run.rows) * len(run.keys) for run in runs) / layout.tokens**2
+    assert mask.density < seen < 0.8
+    sequence = BlockMask(mask.blocks, mask.block, mask.tokens)  # frames are not known
+    assert all(isinstance(run.rows, slice) and run.keys is None for run in sdpa._masked_runs(sequence, torch.float32))
+    inputs = [x.clone().requires_grad_() for x in _inputs(layout.tokens, torch.float32)]
+    out = sdpa.attend(*inputs, mask)
+    assert _error(out.detach(), reference.attend_float32(*_inputs(layout.tokens, torch.float32), mask)) <= 1e-5
+    gradients = [torch.autograd.grad(of.square().sum(), inputs) for of in (out, sdpa.attend(*inputs, sequence))]
+    assert all(_error(one, other) <= 1e-5 for one, other in zip(*gradients, strict=True))
+
+
 @pytest.mark.parametrize("where", list(LAYOUTS))
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_mask_for_each_head_on_a_batch_of_strided_inputs(kernel: tuple[str, str], where: str) -> None:

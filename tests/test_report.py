@@ -463,6 +463,17 @@ def test_the_dense_clip_of_a_prompt_comes_first(trained):
     assert (second["heading"], [clip["method"] for clip in second["clips"]]) == ("testbed-nano, 1x", ["dense"])
 
 
+def test_beside_tuned_clips_the_dense_one_is_called_untuned(trained):
+    cells = {"/".join(cell.path): cell for cell in trained.experiment.cells()}
+    tuned = "testbed-nano/1x/radial/b50"
+    cells[tuned] = replace(cells[tuned], tuning="tuned")
+    inside = {
+        f"{name}/000.mp4": {"prompt": "a red circle", "seed": 7} for name in ("testbed-nano/1x/dense/untuned", tuned)
+    }
+    (reel,) = quality._reels(trained, cells, inside)
+    assert [clip["label"] for clip in reel["clips"]] == ["Dense, untuned", "Radial"]
+
+
 @pytest.fixture(scope="module")
 def beside(small) -> Path:
     """Its page, as if its clips were too large to be inside."""

@@ -54,7 +54,7 @@ def tuned(method, kind, length="4x"):
 
 def clip_numbers(of, effects):
     """What each clip measured: a part that all methods share, the method's own, and noise."""
-    kind = of.tuning_settings.get("kind", "untuned")
+    kind = of.tuning_settings.get("kind", "lora" if of.merged else "untuned")
     words = synthetic.digest(of.method, of.variant, of.seed)
     shared, noise = np.random.default_rng(of.seed), np.random.default_rng(int(words[:8], 16))
     found = []
@@ -116,7 +116,7 @@ def write(folder, of, effects=MASKS):
         hashes=inputs | {"reference": synthetic.digest("dense"), "candidate": own},
     )
     records = {"generate": generated, "measure": measured}
-    if of.tuned:
+    if of.tuned and not of.merged:
         values = {"tuning_s": 123.0, "peak_memory_gib": 3.25, "final_loss": 0.04}
         records["tune"] = make_record("tune", of, "passed", values, device=synthetic.DEVICE)
     for kind, record in records.items():
@@ -451,6 +451,36 @@ def test_the_finding_of_table_2_is_said_part_by_part(made):
     assert said[6].endswith("tuned radial against tuned dense loses at colours 0.25 to 0.10.")
     told = "At 4x, LoRA on q, k, v and o (rank 16, steps 500, batch 8): dense, pa, sana, radial."
     assert told in said and "At 4x, full tuning of all weights (steps 500, batch 8): dense, radial." in said
+
+
+def test_a_second_seed_and_a_second_density(tmp_path, monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 199)
+    wider = replace(tuned("radial", "lora"), variant="x4-b30", budget=0.3)
+    again = {"seed": 8, "variant": "x4-seed8", "tuned": True, "dense_steps": 2}
+    drawn = [
+        cell(method, "4x", merged=[f"results/testbed/records/testbed-nano/4x/{method}/x4-tuned/tune.json"], **again)
+        for method in ("dense", "radial")
+    ]
+    untuned = [cell("dense", "4x"), cell("dense", "4x", seed=8, variant="seed8")]
+    every = [*untuned, tuned("dense", "lora"), tuned("radial", "lora"), wider, *drawn]
+    paths = [path for of in every for path in write(tmp_path, of)]
+    variants = VARIANTS | {name: {"for": ["table2"]} for name in ("x4-b30", "x4-seed8")}
+    source = testbed.Testbed(Experiment(tmp_path, synthetic.collected(tmp_path, paths)), {"variants": variants})
+    two = table2_testbed.table(source)
+    first, second = two.blocks
+    assert first.heading.endswith("density budget 0.3 and 0.5, seed 7") and second.heading.endswith(", seed 8")
+    assert [group.label for group in first.groups][1:] == ["Full (dense)", "Radial", "Radial, density 0.3"]
+    assert [group.label for group in second.groups][1:] == ["Full (dense)", "Radial"]
+    assert first.groups[1].ours.entries["tuning_s"].text == "123.0"
+    assert "tuning_s" not in second.groups[1].ours.entries
+    said = remarks(two)
+    assert "The finding of the paper's Table 2, at 4x, seed 8, by vision reward: " in "".join(said)
+    assert any(line.startswith("At 4x, seed 7: tuned radial (density 0.3) matches tuned dense: ") for line in said)
+    told = "(nothing tuned anew: each is drawn with its method's adapter of 4x, x4-tuned): dense, radial."
+    assert any(line.startswith("At 4x, seed 8, LoRA") and line.endswith(told) for line in said)
+    assert any(line.endswith(": dense, radial, radial (density 0.3).") for line in said)
+    assert {key[1] for key in figure8.curves(source, figure8.rows(source))} == {"untuned", "lora"}
+    assert all(len(points) == 1 for points in figure8.curves(source, figure8.rows(source)).values())
 
 
 def rows_of(means, gaps=(), p=0.001, width=0.005):

@@ -5,21 +5,26 @@ It takes no block lists, so blocks are left out in three ways:
 - A dense mask is one plain call: on a Hopper GPU in bfloat16 to cuDNN, elsewhere to PyTorch's FlashAttention.
 - Blocks of 64 tokens or more are skipped. Query blocks with equally many kept key blocks are put together, their keys
   and values are gathered, and all of them are one batched call without a mask.
-- Smaller blocks, those of testbeds, are masked: query rows in runs of 256, against the keys that any row of the run
-  sees, with an additive mask, which is kept for the other layers and steps. Gathering keys for every few rows would
-  copy more than it saves.
+- Smaller blocks, those of testbeds, are masked: query rows in runs of 64 to 256, against the keys that any row of the
+  run sees, with an additive mask, which is kept for the other layers and steps. Gathering keys for every few rows would
+  copy more than it saves. Where a mask says after how many blocks its rows see alike again, as radial's do from frame
+  to frame, a run may take a few blocks of several frames, which see fewer keys together than whole frames do.
 
 Milliseconds a call on one core of a Xeon with AMX: bfloat16, batch 1, 6 heads of 32, half of the pairs kept.
 
     random blocks of 4,136 tokens (dense: 70)       blocks of 4, tokens    1,024   2,048   4,096
     tokens a block      8    16    32    64   128   dense                    4.4      17      66
-    gathered          387   155   102    86    65   radial                   6.4      24      94
-    masked            102   102   103    98    93   sliding tiles            3.5      12      48
+    gathered          387   155   102    86    65   sliding tiles            3.5      12      48
+    masked            102   102   103    98    93
+
+On one core of an EPYC (Zen 4), 2,048 and 4,096 tokens: dense 52 and 210, radial 50 and 209; in runs of sequence 66 and
+255.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 from typing import NamedTuple
@@ -38,7 +43,8 @@ CAPTURES_MASKS = False  # which keys to gather is read on the host
 _log = logging.getLogger(__name__)
 
 _LEAST_SKIPPED = 64  # tokens a block; smaller blocks are masked
-_RUN = 256  # query rows that share one masked call
+_RUNS = (64, 128, 256)  # query rows that may share one masked call
+_CALL = 8  # what a call costs besides its pairs, in rows: a run of 64 takes an eighth longer for a pair than a long one
 _WORTH_GATHERING = 0.8  # a run gathers its keys when it sees no more than this share of them
 _GATHERED_BYTES = {"cpu": 2**23, "cuda": 2**28}  # keys and values gathered for one call
 _MASK_BYTES = 2**24  # additive mask of one call
@@ -124,12 +130,12 @@ class _Run(NamedTuple):
     """Query rows that share one masked call.
 
     Args:
-        rows: the rows.
+        rows: the rows, one after another or int64 (rows,).
         keys: the keys that any of them sees, int64 (keys,); None for all.
         bias: additive mask, (heads, rows, keys), in the type of the scores.
     """
 
-    rows: slice
+    rows: slice | torch.Tensor
     keys: torch.Tensor | None
     bias: torch.Tensor
 
@@ -154,17 +160,54 @@ def _make_runs(mask, dtype):
     blocks, block, tokens, side = mask.blocks, mask.block, mask.tokens, mask.side
     # An additive mask in the type of the scores is a third faster on a CPU than a boolean one.
     bias = torch.zeros(blocks.shape, dtype=dtype, device=blocks.device).masked_fill_(~blocks, -math.inf)
-    rows = max(min(_RUN, _MASK_BYTES // (mask.heads * tokens * dtype.itemsize)) // block, 1)
-    for first in range(0, side, rows):
-        run = slice(first * block, min((first + rows) * block, tokens))
-        run_bias, index = bias[:, first : first + rows], None
-        seen = blocks[:, first : first + rows].any(dim=1).any(dim=0).nonzero()[:, 0]
+    most = max(min(_RUNS[-1], _MASK_BYTES // (mask.heads * tokens * dtype.itemsize)) // block, 1)
+    for chosen in _choose_runs(mask, most):
+        first, count = int(chosen[0]), len(chosen)
+        together = int(chosen[-1]) == first + count - 1
+        rows = slice(first * block, min((first + count) * block, tokens)) if together else None
+        run_bias, index = bias.index_select(1, chosen), None
+        seen = blocks.index_select(1, chosen).any(dim=1).any(dim=0).nonzero()[:, 0]
         if len(seen) <= _WORTH_GATHERING * side:
             index = _tokens_of(seen, block, tokens)
             run_bias = run_bias.index_select(2, seen)
         run_bias = run_bias[:, :, None, :, None].expand(-1, -1, block, -1, block).flatten(3, 4).flatten(1, 2)
         keys = tokens if index is None else len(index)
-        yield _Run(run, index, run_bias[:, : run.stop - run.start, :keys])
+        length = count * block if rows is None else rows.stop - rows.start
+        yield _Run(_tokens_of(chosen, block, tokens) if rows is None else rows, index, run_bias[:, :length, :keys])
+
+
+def _choose_runs(mask: BlockMask, most: int) -> list[torch.Tensor]:
+    """The query blocks of every run, at most ``most`` in ascending order, so that the runs see few keys.
+
+    In sequence, or, where frames are whole blocks that see alike from frame to frame, as some neighbours of several
+    frames.
+    """
+    side, device = mask.side, mask.blocks.device
+    every = torch.arange(side, device=device)
+    lengths = sorted({min(max(rows // mask.block, 1), most) for rows in _RUNS})
+    orders = [list(every.split(length)) for length in lengths]
+    if mask.period and mask.period.is_integer() and side % mask.period == 0 and mask.tokens == side * mask.block:
+        width = int(mask.period)
+        grid = every.view(-1, width)
+        for frames, places in itertools.product(_divisors(len(grid)), _divisors(width)):
+            if frames * places in lengths and frames > 1 and places < width:
+                tiles = grid.view(-1, frames, width // places, places).transpose(1, 2)
+                orders.append(list(tiles.reshape(-1, frames * places)))
+    return min(orders, key=lambda order: _cost(mask, order))
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _cost(mask: BlockMask, order: list[torch.Tensor]) -> float:
+    """What the runs of an order take, in pairs of blocks; a run that sees most of the keys gathers none of them."""
+    total = 0.0
+    for chosen in order:
+        seen = float(mask.blocks.index_select(1, chosen).any(dim=1).any(dim=0).sum())
+        keys = seen if seen <= _WORTH_GATHERING * mask.side else mask.side
+        total += (len(chosen) + _CALL / mask.block) * keys
+    return total
 
 
 def _tokens_of(index, block, tokens):

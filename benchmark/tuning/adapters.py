@@ -174,21 +174,20 @@ def combine(
 
 
 def load_merged(transformer: torch.nn.Module, folders: Sequence[Path]) -> torch.nn.Module:
-    """A transformer with several adapters loaded together, such as those of a style and of a length: they add up.
+    """A transformer with the adapters of other cells, such as those of a style and of a length together: they add up.
 
     Args:
         transformer: the base model; its layers are changed in place.
-        folders: two or more that the verb ``tune`` wrote, each with a LoRA and its record.
+        folders: those that the verb ``tune`` wrote, each with a LoRA and its record.
 
     Raises:
-        ValueError: fewer than two folders, one of them twice, one without adapter or record, or adapters that were
+        ValueError: no folder, one of them twice, one without adapter or record, or adapters that were
             tuned from other weights than the first.
     """
     whole = [Path(folder).resolve() for folder in folders]
-    if len(whole) < 2 or len(set(whole)) < len(whole):
-        raise ValueError(
-            f"adapters: {', '.join(map(str, folders)) or 'none'}: two or more folders, each once, are needed"
-        )
+    if not whole or len(set(whole)) < len(whole):
+        told = ", ".join(map(str, folders)) or "none"
+        raise ValueError(f"adapters: {told}: a folder or several, each once, are needed")
     bases = [_base(folder) for folder in folders]
     for folder, base in zip(folders, bases, strict=True):
         if base != bases[0]:

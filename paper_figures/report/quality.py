@@ -256,10 +256,14 @@ def _take_clips(testbed: Testbed, cells: Mapping[str, CellRows], found: Gathered
 def _reels(
     testbed: Testbed, cells: Mapping[str, CellRows], inside: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Clips by model, length, prompt and variant, in the order of tables, with the dense clip of the prompt first."""
+    """Clips by model, length, prompt and variant, in the order of tables, with the dense clip of the prompt first.
+
+    Beside tuned clips the dense one is called untuned.
+    """
     order = {place: number for number, place in enumerate(cells)}
     reels: dict[tuple, list[dict[str, Any]]] = {}
     references: dict[tuple, dict[str, Any]] = {}
+    tuned: set[tuple] = set()
     for name in sorted(inside, key=lambda name: order.get(Path(name).parent.as_posix(), len(order))):
         place = Path(name).parent
         model, length, method, tuning = place.parts
@@ -270,13 +274,19 @@ def _reels(
         if reference is not None and reference.path == cell.path:
             references[scene] = clip
         else:
-            reels.setdefault((*scene, tuning if cell is None else testbed.label(cell.variant)), []).append(clip)
+            key = (*scene, tuning if cell is None else testbed.label(cell.variant))
+            reels.setdefault(key, []).append(clip)
+            if cell is not None and cell.tuning == "tuned":
+                tuned.add(key)
     for scene in references:
         if all(key[:4] != scene for key in reels):
             reels[*scene, ""] = []
     found = []
-    for (model, length, prompt, seed, variant), clips in reels.items():
-        dense = references.get((model, length, prompt, seed))
+    for key, clips in reels.items():
+        model, length, prompt, seed, variant = key
+        dense = references.get(key[:4])
+        if dense is not None and key in tuned:
+            dense = dense | {"label": f"{dense['label']}, untuned"}
         heading = f"{model}, {length}" + (f", {variant}" if variant else "")
         shown = [dense, *clips] if dense is not None else clips
         found.append({"heading": heading, "prompt": prompt, "seed": seed, "clips": shown})
