@@ -36,9 +36,6 @@ TEASER = ("dense", "radial", "random")
 LARGEST = 20_000_000
 """Bytes that the page may have with its clips inside; of a larger one they lie in files beside it."""
 
-THREADS = 2
-"""That encode clips: as many as the rule of the page asks for."""
-
 ROUNDINGS = (1, 3, 5)
 """What colours of clips inside the page are multiples of: the first with which it is small enough."""
 
@@ -124,8 +121,8 @@ def _sheets_inside(clips: Mapping[str, list], step: int, room: int) -> dict[str,
     What is told of each clip gets ``sum``, that of the bytes of its frames modulo 2^32, which the page looks at.
 
     Args:
-        room: bytes that they may have in the page. Where every fifth of them says that all will have half as much
-            again, the others are not made.
+        room: bytes that they may have in the page. Where every fifth of them says that all will have a tenth more, the
+            others are not made.
 
     Returns:
         None where they will not have room.
@@ -137,10 +134,10 @@ def _sheets_inside(clips: Mapping[str, list], step: int, room: int) -> dict[str,
         told["sum"] = int(shown.sum(dtype="uint64") % 2**32)
         return f"{name}/{told['name']}", held.hold("sheet.webp", sheet_of(shown, summed=True))
 
-    with ThreadPoolExecutor(THREADS) as threads:  # the encoder works without Python's lock
+    with ThreadPoolExecutor(held.THREADS) as threads:
         some = dict(threads.map(sheet, *zip(*inside[::5], strict=True))) if inside else {}
         expected = sum(len(one.text) for one in some.values()) * len(inside) / max(len(some), 1)
-        if expected > 1.5 * room:
+        if expected > 1.1 * room:
             return None
         return dict(threads.map(sheet, *zip(*inside, strict=True))) if inside else {}
 
