@@ -338,12 +338,12 @@ def test_what_counts_as_the_same_machine() -> None:
 
 
 def test_on_another_machine_the_control_says_how_near_a_clip_must_be(remembered, elsewhere) -> None:
-    """Clips off by 51 dB pass where rounding makes up to 70, and not where it makes 80 at most."""
+    """Clips off by 51 dB pass where rounding makes up to 70, and not where it makes 83 at most."""
     exchange(read_clip(clip_path("spatial")) // 2 * 2)
     (RESULTS / "records.parquet").unlink()
     control = json.loads(record_path("spatial", "measure").read_text())
     control["cell"]["method"] = CONTROL
-    for worst, needed in ((70.0, None), (80.0, "at least 55.0 dB is needed"), (100.0, None)):
+    for worst, needed in ((70.0, None), (83.0, "at least 55.0 dB is needed"), (100.0, None)):
         for clip in control["clips"]:
             clip["values"]["psnr"] = worst
         write_json(record_path(CONTROL, "measure"), control)
@@ -354,6 +354,7 @@ def test_on_another_machine_the_control_says_how_near_a_clip_must_be(remembered,
 def test_how_near_a_clip_must_be_where_the_control_says_nothing() -> None:
     passed = {"status": "passed", "clips": [{"values": {"psnr": 52.0}}, {"values": {"psnr": 49.9}}]}
     assert least_psnr(passed) == pytest.approx(49.9 - MARGIN)
+    assert least_psnr({"status": "passed", "clips": [{"values": {"psnr": 37.5}}]}) == LEAST_PSNR
     for control in (
         None,
         {"status": "error", "clips": []},

@@ -161,7 +161,7 @@ def _make_runs(mask, dtype):
     # An additive mask in the type of the scores is a third faster on a CPU than a boolean one.
     bias = torch.zeros(blocks.shape, dtype=dtype, device=blocks.device).masked_fill_(~blocks, -math.inf)
     most = max(min(_RUNS[-1], _MASK_BYTES // (mask.heads * tokens * dtype.itemsize)) // block, 1)
-    for chosen in _choose_runs(mask, most):
+    for chosen in mask.form(f"sdpa runs of {most}", lambda mask: _choose_runs(mask, most)):
         first, count = int(chosen[0]), len(chosen)
         together = int(chosen[-1]) == first + count - 1
         rows = slice(first * block, min((first + count) * block, tokens)) if together else None
