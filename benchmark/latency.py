@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from benchmark.records import describe_device, read_record, write_json
+from benchmark.reference import REFERENCE
 from benchmark.speed import (
     assemble,
     clock,
@@ -233,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     if args.publish:
-        print(f"{len(committed.publish(args.publish))} files are in {committed.REFERENCE}")
+        print(f"{len(committed.publish(args.publish))} files are in {REFERENCE}")
         return 0
     if args.audit:
         if not 0 < args.share <= 1:

@@ -18,7 +18,7 @@ import numpy as np
 from benchmark.canonical import record_files
 from benchmark.packed import PACKED, pack
 from benchmark.records import read_record, sha256_file, write_json
-from benchmark.speed.committed import REFERENCE, copy_file
+from benchmark.reference import REFERENCE, copy_file
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from benchmark.config import ROOT, load, weights_files
 from benchmark.packed import unpacked_names
 from benchmark.publish_records import OTHERS
 from benchmark.records import Damaged, describe_device, read_record, sha256_file, write_json
-from benchmark.speed.committed import REFERENCE, copy_file
+from benchmark.reference import REFERENCE, copy_file
 from benchmark.tuning import places
 
 logger = logging.getLogger(__name__)

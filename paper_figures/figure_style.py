@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmark.tuning.style import PLAIN
+from benchmark.tuning.settings import PLAIN
 from paper_figures import published
 from paper_figures.experiment import CellRows
 from paper_figures.shown_clips import NOT_COMMITTED, pictures

@@ -65,6 +65,20 @@ for verb in {list(map(module_name, VERBS))}:
     assert done.returncode == 0, done.stderr
 
 
+def test_tables_and_figures_that_draw_no_masks_start_without_torch():
+    drawn = ("figure3", "figure5")
+    names = sorted(path.stem for path in (ROOT / "paper_figures").glob("*.py") if path.stem not in (*drawn, "__main__"))
+    code = f"""
+import importlib, sys
+for name in {["report.page", *names]}:
+    importlib.import_module(f"paper_figures.{{name}}")
+    if "torch" in sys.modules:
+        sys.exit(f"{{name}} imports torch")
+"""
+    done = shell(sys.executable, "-c", code)
+    assert len(names) > 30 and done.returncode == 0, done.stderr
+
+
 def test_an_unknown_verb_is_refused_with_the_nearest(capsys):
     assert main(["colect"]) == 2
     err = capsys.readouterr().err

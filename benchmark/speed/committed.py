@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.records import ROOT, read_record
+from benchmark.records import read_record
+from benchmark.reference import REFERENCE, copy_file
 from benchmark.speed import assemble, clock, planning
 
 logger = logging.getLogger(__name__)
 
-REFERENCE = ROOT / "results" / "reference"
 KERNELS = "kernels"
 NOT_TAKEN = (assemble.LATENCY, assemble.TRAINING, "audit")
 """Kinds that are no measurement to go on from: what is put together from others, or says how far others are off."""
@@ -106,10 +105,3 @@ def _measured(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         held = read_record(path)
         if held["status"] == "passed" and not clock.outdated(held):
             yield path, held
-
-
-def copy_file(path: Path, copy: Path) -> Path:
-    """Copies a file, with folders as needed. Returns the copy."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, copy)
-    return copy

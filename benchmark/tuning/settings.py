@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from benchmark.registry import nearest
-
 LORA, FULL = "lora", "full"
+PLAIN = "plain"
+"""The style of clips as the world draws them."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class TuningSettings:
     warmup: float = 0.05
     dense_layers: int = 2
     seed: int = 0
-    style: str = "plain"
+    style: str = PLAIN
 
     def __post_init__(self) -> None:
+        from benchmark.registry import nearest
         from benchmark.tuning.style import names
 
         for name, allowed in (("kind", [LORA, FULL]), ("style", names())):
@@ -72,6 +73,8 @@ def from_mapping(values: Mapping[str, Any]) -> TuningSettings:
     Raises:
         ValueError: a setting is unknown or out of its range.
     """
+    from benchmark.registry import nearest
+
     known = {field.name: type(field.default) for field in fields(TuningSettings)}
     for name in values:
         if name not in known:

@@ -11,7 +11,8 @@ from types import MappingProxyType
 
 import torch
 
-PLAIN = "plain"
+from benchmark.tuning.settings import PLAIN
+
 HATCH_PERIOD = 8.0  # lines of the hatching: world pixels (of 64 a frame) from one to the next
 HATCH_DEPTH = 0.45  # share of the brightness that a line takes away
 
