@@ -7,9 +7,10 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmark.method import Method
+if TYPE_CHECKING:
+    from benchmark.method import Method  # brings PyTorch, which names and their order do without
 
 METHODS_FOLDER = Path(__file__).resolve().parent.parent / "methods"
 
@@ -39,6 +40,8 @@ def method_class(name: str) -> type[Method]:
     """
     if name not in names():
         raise ValueError(f"method {name!r} is unknown: {nearest(name, names())}")
+    from benchmark.method import Method
+
     module = importlib.import_module(f"methods.{name}")
     classes = [
         value

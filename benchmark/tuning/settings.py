@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from benchmark.registry import nearest
+
 LORA, FULL = "lora", "full"
 PLAIN = "plain"
 """The style of clips as the world draws them."""
@@ -41,7 +43,6 @@ class TuningSettings:
     style: str = PLAIN
 
     def __post_init__(self) -> None:
-        from benchmark.registry import nearest
         from benchmark.tuning.style import names
 
         for name, allowed in (("kind", [LORA, FULL]), ("style", names())):
@@ -73,8 +74,6 @@ def from_mapping(values: Mapping[str, Any]) -> TuningSettings:
     Raises:
         ValueError: a setting is unknown or out of its range.
     """
-    from benchmark.registry import nearest
-
     known = {field.name: type(field.default) for field in fields(TuningSettings)}
     for name in values:
         if name not in known:
