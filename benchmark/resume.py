@@ -206,24 +206,24 @@ def _inputs(cell: Cell, folder: Path) -> dict[str, str]:
 def _leave_tunings(every: list[Cell], held: dict[Path, Records], committed: Path, found: Resumed) -> None:
     """Leaves tuned cells to be tuned again whose adapters are not there and are needed by cells that are left to run.
 
-    A cell needs what it merges, and what its own tuning starts from unless that is done. Where the committed folder has
-    adapters, they are taken.
+    A cell needs what it merges, and what its own tuning starts from unless that is done; so what is left to be tuned
+    again may need another. Where the committed folder has adapters, they are taken.
     """
-    users: dict[Path, Cell] = {}
-    for cell in every:
-        if cell.path.as_posix() in found.left:
-            begun = [cell.start] if cell.start and not (committed / "adapters" / cell.path).exists() else []
-            users |= {Path(*Path(path).parts[-5:-1]): cell for path in (*cell.merged, *begun)}
-    for path, records in list(held.items()):
-        if "tune" not in records or "files" not in records["tune"]["details"]:
-            continue
-        own = Path(records["tune"]["details"]["folder"])
-        there = committed / "adapters" / _adapter(own)
-        if not own.exists() and there.exists():
-            shutil.copytree(there, own)
-        if not own.exists() and path in users:
-            del held[path]
-            found.left[path.as_posix()] = f"its adapter is not there, and {users[path].path.as_posix()} needs it"
+    for records in held.values():
+        if "files" in records.get("tune", {"details": {}})["details"]:
+            own = Path(records["tune"]["details"]["folder"])
+            there = committed / "adapters" / _adapter(own)
+            if not own.exists() and there.exists():
+                shutil.copytree(there, own)
+    left = [cell for cell in every if cell.path.as_posix() in found.left]
+    for cell in left:  # grows
+        begun = [cell.start] if cell.start and not (committed / "adapters" / cell.path).exists() else []
+        for needed in (Path(*Path(record).parts[-5:-1]) for record in (*cell.merged, *begun)):
+            details = held.get(needed, {}).get("tune", {"details": {}})["details"]
+            if "files" in details and not Path(details["folder"]).exists():
+                del held[needed]
+                found.left[needed.as_posix()] = f"its adapter is not there, and {cell.path.as_posix()} needs it"
+                left.append(next(other for other in every if other.path == needed))
 
 
 def _taken_tuning(cell: Cell, committed: Path) -> dict[str, Any] | None:

@@ -229,6 +229,27 @@ def test_an_adapter_that_a_tuning_starts_from_is_tuned_again_or_taken(made, publ
     assert (RUN / "adapters/testbed-nano/2x/radial/x2/adapter.safetensors").read_bytes() == b"adapter"
 
 
+def test_a_tuning_that_is_made_again_needs_what_it_started_from(made, published):
+    """The adapter of ``on`` is merged by a cell that is left to run; ``on`` started from ``x2``."""
+    started = VARIANTS | {"on": {"methods": ["radial"], "lengths": ["1x"], "tuned": {"rank": 2}, "start": "x2"}}
+    chain = started | {"again": {"methods": ["radial"], "lengths": ["1x"], "budget": 0.7, "merge": ["on"]}}
+    (on,) = (c for c in cells_of(config.check(HELD | {"variants": started}, budgets=False)) if c.path.name == "on")
+    shutil.copytree(made / RUN / "records", RUN / "records")  # which made_up looks at
+    record = made_up(on, made / RUN / "inputs" / on.inputs)
+    hashes = {"candidate_clips": record["provenance"]["hashes"]["clips"]}
+    write_json(synthetic.path_of(COMMITTED, on, "generate"), record)
+    write_json(synthetic.path_of(COMMITTED, on, "measure"), synthetic.measure_record(on, hashes=hashes))
+    shutil.copyfile(synthetic.path_of(RUN, on, "tune"), synthetic.path_of(COMMITTED, on, "tune"))
+    shutil.rmtree(RUN)
+    assert not go_on(variants=started).left
+    shutil.rmtree(RUN)
+    assert go_on(variants=chain).left == {
+        "testbed-nano/1x/radial/again": "no generate record",
+        "testbed-nano/1x/radial/on": "its adapter is not there, and testbed-nano/1x/radial/again needs it",
+        "testbed-nano/2x/radial/x2": "its adapter is not there, and testbed-nano/1x/radial/on needs it",
+    }
+
+
 def test_a_tuning_whose_clips_are_not_drawn_is_taken_with_its_adapter(made, published, caplog):
     for kind in ("generate", "measure"):
         file_of(place(TUNED, kind)).unlink()

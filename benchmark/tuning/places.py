@@ -109,12 +109,8 @@ def check(record: Mapping[str, Any], folder: Path, cell: Cell, base: str) -> Non
         Damaged: a file is missing or differs from the record.
     """
     own, wanted = record["cell"], json.loads(json.dumps(cell.settings()))
-    hashes = record["provenance"]["hashes"]
-    if hashes.get("weights") != base and own.get("model") == cell.model:
-        raise ValueError(
-            f"adapter {folder}: tuned from the weights {str(hashes.get('weights'))[:12]}; those of {cell.model} are "
-            f"{base[:12]}"
-        )
+    if own.get("model") == cell.model:
+        _check_base(record, folder, cell, base)
     for name in SHAPING:
         one, other, what = own.get(name), wanted.get(name), name
         if name == "tuning_settings" and isinstance(one, Mapping):
@@ -143,11 +139,7 @@ def find_merged(cell: Cell, base: str) -> tuple[list[Path], list[dict[str, Any]]
         return [], records
     folders = [Path(record["details"]["folder"]) for record in records]
     for path, record, folder in zip(cell.merged, records, folders, strict=True):
-        found = str(record["provenance"]["hashes"].get("weights"))
-        if found != base:
-            raise ValueError(
-                f"adapter {folder}: tuned from the weights {found[:12]}; those of {cell.model} are {base[:12]}"
-            )
+        _check_base(record, folder, cell, base)
         _check_files(record, folder, Path(path))
     return folders, records
 
@@ -168,11 +160,8 @@ def find_start(cell: Cell, base: str) -> tuple[Path | None, dict[str, Any]]:
     record = read_record(Path(cell.start))
     if record["status"] != "passed":
         return None, record
-    folder, found = Path(record["details"]["folder"]), str(record["provenance"]["hashes"].get("weights"))
-    if found != base:
-        raise ValueError(
-            f"adapter {folder}: tuned from the weights {found[:12]}; those of {cell.model} are {base[:12]}"
-        )
+    folder = Path(record["details"]["folder"])
+    _check_base(record, folder, cell, base)
     for name in ("kind", "rank"):
         one, other = record["cell"]["tuning_settings"].get(name), cell.tuning_settings[name]
         if one != other:
@@ -181,6 +170,15 @@ def find_start(cell: Cell, base: str) -> tuple[Path | None, dict[str, Any]]:
             )
     _check_files(record, folder, Path(cell.start))
     return folder, record
+
+
+def _check_base(record: Mapping[str, Any], folder: Path, cell: Cell, base: str) -> None:
+    """Refuses an adapter that was tuned from other weights than the cell's model has."""
+    found = str(record["provenance"]["hashes"].get("weights"))
+    if found != base:
+        raise ValueError(
+            f"adapter {folder}: tuned from the weights {found[:12]}; those of {cell.model} are {base[:12]}"
+        )
 
 
 def _check_files(record: Mapping[str, Any], folder: Path, own: Path) -> None:
