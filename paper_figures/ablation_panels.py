@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from paper_figures.ablations import (
     DENSE_LAYERS,
@@ -85,8 +84,13 @@ def curve(axes: Axes, points: list[Point], colour: str, marker: str, line: str, 
     )  # fmt: skip
 
 
-def number_panel(axes: Axes, ablation: Ablation, curves: list[tuple[str, list[Point]]], of: int | None) -> None:
-    """A metric against dense steps or layers, a curve a series, and where the paper's choice is."""
+def number_panel(
+    axes: Axes, ablation: Ablation, curves: list[tuple[str, list[Point]]], of: int | None, published: list[Point]
+) -> None:
+    """A metric against dense steps or layers, a curve a series, and where the paper's choice is.
+
+    Numbers of steps or layers reach as far as those of ``published`` at least, so that what is not run is seen to be.
+    """
     for (label, points), (colour, marker, line) in zip(curves, SERIES * len(curves), strict=False):
         curve(axes, points, colour, marker, line, label)
     axes.axvline(choice(ablation), color=GREY, linewidth=0.8, linestyle=":", zorder=0)
@@ -94,7 +98,9 @@ def number_panel(axes: Axes, ablation: Ablation, curves: list[tuple[str, list[Po
         axes.legend(loc="best")
     axes.set_xlabel(axis_words(ablation, of))
     if not ablation.by_share:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        places = sorted({point.place for points in (published, *(points for _, points in curves)) for point in points})
+        axes.set_xlim(places[0] - 0.2, places[-1] + 0.2)
+        axes.set_xticks(places)
 
 
 def mask_panel(axes: Axes, ablation: Ablation, groups: list[tuple[str, list[Point]]]) -> None:
@@ -125,7 +131,7 @@ def our_panel(axes: Axes, ablation: Ablation, held: Numbers, parts: list[Series]
         mask_panel(axes, ablation, [(setting(one), points) for one, points in found])
     else:
         curves = [(one.words, points) for one, points in found]
-        number_panel(axes, ablation, curves, total(ablation, parts[0].rows[0].cell))
+        number_panel(axes, ablation, curves, total(ablation, parts[0].rows[0].cell), printed(ablation, metric))
 
 
 def setting(one: Series) -> str:
@@ -142,7 +148,7 @@ def paper_panel(axes: Axes, ablation: Ablation, metric: str) -> None:
         mask_panel(axes, ablation, [(f"{first.model}\n{first.frames} frames", points)])
     else:
         of = PAPER_STEPS if ablation.varies == DENSE_STEPS else layers(first.model)
-        number_panel(axes, ablation, [("", points)], of)
+        number_panel(axes, ablation, [("", points)], of, points)
 
 
 def finish(axes: Axes, metric: str) -> None:

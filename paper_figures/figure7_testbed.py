@@ -24,4 +24,5 @@ def make(source: Testbed, out: Path) -> list[Path]:
         if model == next(iter(groups))[0]:
             strip = merged.setdefault((model, length, ""), [])
             strip += [cell for cell in cells if cell not in strip]
-    return make_strips(source, merged, out, "figure7_testbed")
+    shorter_first = dict(sorted(merged.items(), key=lambda item: item[1][0].fact("frames")))
+    return make_strips(source, shorter_first, out, "figure7_testbed")
