@@ -81,7 +81,7 @@ def publish(
     others = [path for name in OTHERS for path in sorted((folder / name).glob("*.json"))]
     copies = [pack(path, target / path.relative_to(folder)) for path in own]
     copies += [copy_file(path, target / path.relative_to(folder)) for path in others]
-    return copies + _put_clips(shown, target)
+    return copies + _put_clips(shown, target, {p.relative_to(folder / "records"): h for p, h in whole.items()})
 
 
 def _is_whole(held: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -140,14 +140,33 @@ def compress(frames: np.ndarray, fps: int = 8) -> bytes:
     return file.getvalue()
 
 
-def _put_clips(clips: Mapping[str, tuple[bytes, Mapping[str, Any]]], target: Path) -> list[Path]:
-    """Writes compressed clips and their index, which goes on with what is there."""
+def _put_clips(
+    clips: Mapping[str, tuple[bytes, Mapping[str, Any]]], target: Path, cells: Mapping[Path, Mapping[str, Any]]
+) -> list[Path]:
+    """Writes compressed clips and their index, which goes on with what is there.
+
+    A clip that is there already goes if its cell was drawn anew and the clip has become another one.
+
+    Args:
+        clips: see ``_compressed``.
+        cells: records of the cells that were published now, by their place below ``records``.
+    """
     import json
 
-    if not clips:
-        return []
     index = target / CLIPS / INDEX
     listed = json.loads(index.read_text()) if index.exists() else {}
+    drawn = {place: {clip["sha256"] for clip in held["generate.json"]["clips"]} for place, held in cells.items()}
+    stale = [
+        name
+        for name, said in listed.items()
+        if Path(name).parent in drawn and said["sha256"] not in drawn[Path(name).parent]
+    ]
+    if not clips and not stale:
+        return []
+    for name in set(stale) - set(clips):
+        logger.info("removed clip %s: its cell was drawn anew, and no --clips names it", name)
+        (target / CLIPS / name).unlink(missing_ok=True)
+        del listed[name]
     for name, (content, said) in clips.items():
         path = target / CLIPS / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -312,6 +312,18 @@ def test_named_clips_are_compressed_with_what_they_are(made, tmp_path, monkeypat
         publish_records.publish("trial", reference=tmp_path, clips=["testbed-nano/*/sta/*/000.mkv"])
 
 
+def test_a_committed_clip_of_a_cell_that_is_drawn_anew_goes_unless_it_is_named(made, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(made)
+    old, same = (f"testbed-nano/{length}/dense/untuned/000.mp4" for length in ("1x", "2x"))
+    publish_records.publish("trial", reference=tmp_path, clips=["testbed-nano/*/dense/untuned/000.mkv"])
+    index = tmp_path / "trial/clips/clips.json"
+    edit(index, lambda listed: listed[old].update(sha256="0" * 64))
+    with caplog.at_level("INFO"):
+        publish_records.publish("trial", reference=tmp_path)
+    assert list(json.loads(index.read_text())) == [same] and f"removed clip {old}" in caplog.text
+    assert not (index.parent / old).exists() and (index.parent / same).exists()
+
+
 def test_the_verb_says_what_is_left(published, capsys):
     Path("trial.yaml").write_text(yaml.safe_dump(HELD, sort_keys=False))
     file_of(place("1x/random/b80")).unlink()
