@@ -361,7 +361,8 @@ def fails(held: Numbers, part: Part) -> Claim:
     level = f"its reward is {cells_of.spread(own, DECIMALS)}"
     nearest = min(found, key=lambda words: found[words].difference.mean)
     words = cells_of.sentence(nearest, "tuned sana", found[nearest], DECIMALS)
-    last = all(one.sign == 1 for one in found.values())
+    ahead = sum(one.sign == 1 for one in found.values())
+    last = ahead == len(found)
     if last and own.high < 0:
         return Claim(
             True, f"SANA fails: {level}, below 0, and every other tuned method is ahead; the nearest, {words}."
@@ -369,6 +370,9 @@ def fails(held: Numbers, part: Part) -> Claim:
     if last:
         told = f"SANA comes last of the tuned methods without failing outright: {level}, not below 0"
         return Claim(False, f"{told}; the nearest, {words}.")
+    if ahead and found[nearest].difference.mean > 0:
+        told = f"SANA has the lowest mean of the tuned methods without failing outright: {level}"
+        return Claim(False, f"{told}; {ahead} of {len(found)} others are ahead; {words}.")
     return Claim(False, f"SANA does not fail: {level}, and {words}.")
 
 

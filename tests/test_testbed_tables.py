@@ -545,6 +545,14 @@ def test_whether_sana_fails(sana, p, outcome, words):
     assert claim.held is outcome and words in plain(claim.sentence)
 
 
+def test_sana_that_cannot_be_told_from_one_other_is_said_to_have_the_lowest_mean():
+    means = {("dense", "lora"): 0.8, ("temporal", "lora"): 0.35, ("sana", "lora"): 0.3}
+    part, held = rows_of(means, gaps={("temporal", "sana"): 0.2})
+    said = plain(table2_testbed.fails(held, part).sentence)
+    assert said.startswith("SANA has the lowest mean of the tuned methods without failing outright: its reward is 0.3")
+    assert "; 1 of 2 others are ahead; tuned temporal cannot be told from tuned sana (+0.050 " in said
+
+
 def test_what_was_not_run_is_no_part_of_the_count():
     part, held = rows_of({("dense", "lora"): 0.8, ("radial", "lora"): 0.8})
     said = table2_testbed.verdicts(held, [part], 0.05)
