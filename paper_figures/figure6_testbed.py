@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from paper_figures.experiment import CellRows
-from paper_figures.shown_clips import pictures
+from paper_figures.shown_clips import most_shown, pictures
 from paper_figures.strips import draw, strip
 from paper_figures.style import WIDTH, absent, save, styled
 
@@ -34,14 +35,6 @@ def shown(source: Testbed, cells: Iterable[CellRows]) -> dict[tuple[str, str, st
     return found
 
 
-def clip_of(source: Testbed, groups: Iterable[list[CellRows]]) -> int:
-    """The clip that most cells can show, since only a few are committed; the first of several."""
-    cells = [cell for group in groups for cell in group if cell.failed("generate") is None]
-    count = min((cell.fact("clips") for cell in cells), default=1)
-    there = [sum(pictures(source.experiment, cell, n) is not None for cell in cells) for n in range(count)]
-    return there.index(max(there)) if there else 0
-
-
 def make_strips(
     source: Testbed, groups: dict[tuple[str, str, str], list[CellRows]], out: Path, name: str
 ) -> list[Path]:
@@ -51,7 +44,7 @@ def make_strips(
             figure = Figure(figsize=(WIDTH, 0.6))
             absent(figure.add_axes((0, 0, 1, 1), frameon=False))
             return save(figure, out, name)
-    clip = clip_of(source, groups.values())
+    clip = most_shown(source.experiment, chain.from_iterable(groups.values()))
     strips = [
         strip(source.experiment, cells, clip, FRAMES, pictures, source.label(variant))
         for (_, _, variant), cells in groups.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,22 @@ FOR = "table2"
 
 def make(source: Testbed, out: Path) -> list[Path]:
     """Writes the figure: one prompt of the first model, a strip a length. Returns its files."""
-    groups = shown(source, source.cells(FOR))
+    return make_strips(source, by_length(shown(source, source.cells(FOR))), out, "figure7_testbed")
+
+
+def by_length(groups: Mapping[tuple[str, str, str], list[CellRows]]) -> dict[tuple[str, str, str], list[CellRows]]:
+    """Of the first model, all variants of a length as one strip, shorter clips first.
+
+    The first seed of a length stands for it, and of a method's cells that are tuned, or untuned, the first: another
+    seed has other prompts, and a strip's rows do not say at which density they were drawn.
+    """
     merged: dict[tuple[str, str, str], list[CellRows]] = {}
     for (model, length, _), cells in groups.items():
-        if model == next(iter(groups))[0]:
-            strip = merged.setdefault((model, length, ""), [])
-            strip += [cell for cell in cells if cell not in strip]
-    shorter_first = dict(sorted(merged.items(), key=lambda item: item[1][0].fact("frames")))
-    return make_strips(source, shorter_first, out, "figure7_testbed")
+        if model != next(iter(groups))[0]:
+            continue
+        strip = merged.setdefault((model, length, ""), [])
+        for cell in cells:
+            same = [other for other in strip if (other.method, other.tuning) == (cell.method, cell.tuning)]
+            if not same and (not strip or cell.fact("seed") == strip[0].fact("seed")):
+                strip.append(cell)
+    return dict(sorted(merged.items(), key=lambda item: item[1][0].fact("frames")))

@@ -15,7 +15,7 @@ from paper_figures import decay_panels, published
 from paper_figures.intervals import Interval
 from paper_figures.style import WIDTH, absent, look, save, styled
 from paper_figures.table2_testbed import FIGURE, REWARD, UNTUNED, Row, row_of
-from paper_figures.testbed_entries import gather, judge
+from paper_figures.testbed_entries import clips_of, gather, judge
 
 if TYPE_CHECKING:
     from paper_figures.testbed import Testbed
@@ -122,8 +122,7 @@ def caption(shown: list[Row], name: str, facts: Mapping[str, Any] | None) -> str
     """What must be said of the panels, in lines that fit the page."""
     said = []
     if shown:
-        clips = sorted({row.cell.fact("clips") for row in shown})
-        judged = f"{' to '.join(map(str, clips[:: max(len(clips) - 1, 1)]))} clips a point"
+        judged = f"{clips_of(row.cell for row in shown)} clips a point"
         judged += f", judge {name}" if name else ""
         said.append(f"a: {shown[0].cell.model}, {judged}; bars are 95 % bootstrap intervals over the prompts.")
         said.append("The paper's judge is another one: only the shapes of the curves can be compared.")

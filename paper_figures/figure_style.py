@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from benchmark.tuning.settings import PLAIN
 from paper_figures import published
 from paper_figures.experiment import CellRows
-from paper_figures.shown_clips import NOT_COMMITTED, pictures
+from paper_figures.shown_clips import NOT_COMMITTED, most_shown, pictures
 from paper_figures.style import WIDTH, absent, look, save, styled
-from paper_figures.testbed_entries import Numbers, gather, judge
+from paper_figures.testbed_entries import Numbers, clips_of, gather, judge
 
 if TYPE_CHECKING:
     from paper_figures.testbed import Testbed
@@ -76,13 +76,6 @@ def row_of(source: Testbed, cell: CellRows) -> Row:
     if style is None:
         raise ValueError(f"{'/'.join(cell.path)}: not tuned; Figure F shows adapters")
     return Row(cell, LENGTH, "") if style == PLAIN else Row(cell, STYLE, style)
-
-
-def clip_number(source: Testbed, shown: list[Row]) -> int:
-    """The clip that most rows can show; the first of several."""
-    count = min((row.cell.fact("clips") for row in shown), default=1)
-    there = [sum(pictures(source.experiment, row.cell, n) is not None for row in passed(shown)) for n in range(count)]
-    return there.index(max(there)) if there else 0
 
 
 def passed(shown: list[Row]) -> list[Row]:
@@ -191,10 +184,9 @@ def caption(shown: list[Row], name: str) -> str:
     """What must be said of the panels, in lines that fit the page."""
     said = []
     if shown:
-        cell = shown[0].cell
         said.append(
-            f"{cell.model}, {cell.fact('clips')} clips a bar, 95 % bootstrap intervals. Style score: 0 for the world "
-            "as it is, 1 as the style draws it."
+            f"{shown[0].cell.model}, {clips_of(row.cell for row in shown)} clips a bar, 95 % bootstrap intervals. "
+            "Style score: 0 for the world as it is, 1 as the style draws it."
         )
         said.append(
             "Reward: bars once the style was taken away, for the judge knows the plain world only; diamonds as drawn."
@@ -216,7 +208,7 @@ def make(source: Testbed, out: Path) -> list[Path]:
     with styled():
         figure = Figure(figsize=(WIDTH, tall))
         if shown:
-            strips(figure, source, shown, side, clip_number(source, shown))
+            strips(figure, source, shown, side, most_shown(source.experiment, (row.cell for row in shown)))
         panels = figure.subplots(
             1, 3, width_ratios=(1.25, 1.25, 0.8),
             gridspec_kw={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,17 @@ def pictures(source: Experiment, cell: CellRows, number: int) -> np.ndarray | No
     if listed[place]["sha256"] != expected:
         raise ValueError(f"{index}: {place} is not of the clip that its record names; publish the records anew")
     return decoded(source.folder / CLIPS / place)
+
+
+def most_shown(source: Experiment, cells: Iterable[CellRows]) -> int:
+    """The clip that most of some cells can show, since only a few are committed: its number, the first of several.
+
+    Cells whose clips were not drawn show none.
+    """
+    drawn = [cell for cell in cells if cell.failed("generate") is None]
+    count = min((cell.fact("clips") for cell in drawn), default=1)
+    there = [sum(pictures(source, cell, number) is not None for cell in drawn) for number in range(count)]
+    return there.index(max(there)) if there else 0
 
 
 def decoded(path: Path) -> np.ndarray:

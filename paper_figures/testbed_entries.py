@@ -227,6 +227,12 @@ def lpips_columns(cells: Iterable[CellRows]) -> tuple[Column, ...]:
     return columns if real else tuple(column for column in columns if column.key == UNTRAINED) or columns
 
 
+def clips_of(cells: Iterable[CellRows]) -> str:
+    """How many clips some cells have: ``64``, or ``32 to 64``."""
+    counts = sorted({cell.fact("clips") for cell in cells})
+    return " to ".join(str(count) for count in counts[:: max(len(counts) - 1, 1)])
+
+
 def titled(group: Group, cell: CellRows, **changes: Any) -> Group:
     """A group with the cell's variant, seed and schedule among its facts."""
     facts = {"variant": cell.variant, **{name: cell.fact(name) for name in ("seed", "steps", "dense_steps")}}

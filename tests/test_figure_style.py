@@ -15,7 +15,7 @@ from benchmark.publish_records import compress
 from benchmark.records import make_record, write_json
 from paper_figures import figure6_testbed, figure7_testbed, figure_style, published, strips, testbed, testbed_entries
 from paper_figures.experiment import Experiment
-from paper_figures.shown_clips import NOT_COMMITTED, decoded, pictures
+from paper_figures.shown_clips import NOT_COMMITTED, decoded, most_shown, pictures
 from paper_figures.tables import NOT_YET
 
 CLIPS = 5
@@ -33,6 +33,13 @@ def cells():
     ):
         for method in methods:
             yield synthetic.cell(method, length, clips=CLIPS, variant=variant, **changes)
+
+
+class Made:
+    """What choosing cells asks of them."""
+
+    def __init__(self, method="radial", tuning="untuned", **facts):
+        self.method, self.tuning, self.fact = method, tuning, facts.__getitem__
 
 
 def frames_of(of) -> np.ndarray:
@@ -109,7 +116,7 @@ def test_scores_and_rewards_are_those_of_the_records(source):
 
 def test_the_clip_is_the_one_that_most_rows_have(source):
     shown = figure_style.rows(source)
-    assert figure_style.clip_number(source, shown) == 2
+    assert most_shown(source.experiment, [row.cell for row in shown]) == 2
     clip = pictures(source.experiment, shown[0].cell, 2)
     of = next(one for one in cells() if one.variant == "style")
     assert clip.shape == (16, 64, 64, 3) and np.abs(clip.astype(int) - frames_of(of)).mean() < 12  # compressed
@@ -145,7 +152,7 @@ def test_the_figure_is_made(source, tmp_path):
 def test_strips_show_the_committed_clips_of_each_variant(source, tmp_path):
     groups = figure6_testbed.shown(source, source.cells("style"))
     assert [key[2] for key in groups] == ["x4-tuned", "style", "x4-style"]
-    assert figure6_testbed.clip_of(source, groups.values()) == 2
+    assert most_shown(source.experiment, [cell for cells in groups.values() for cell in cells]) == 2
     merged = groups["testbed-nano", "4x", "x4-style"]
     one = strips.strip(source.experiment, merged, 2, 3, pictures, "merged")
     assert one.heading.endswith("4x (64 frames), merged")
@@ -157,19 +164,40 @@ def test_strips_show_the_committed_clips_of_each_variant(source, tmp_path):
 def test_one_variant_of_each_density_is_shown():
     """Cells without a budget say nothing of a variant's."""
 
-    class Made:
-        def __init__(self, seed, budget):
-            self.facts = {"seed": seed, "budget": budget}
-
-        def fact(self, name):
-            return self.facts[name]
-
     listed = [("b50", 7, 0.5), ("b50-none", 7, 0.5), ("b30-seed8", 8, 0.3), ("b30", 7, 0.3), ("b20", 7, 0.2)]
-    groups = {("base", "1x", name): [Made(seed, None), Made(seed, budget)] for name, seed, budget in listed}
-    groups["base", "1x", "b50"].append(Made(7, None))
-    groups["other", "1x", "b40"] = [Made(7, 0.4)]
+    groups = {
+        ("base", "1x", name): [Made(seed=seed, budget=None), Made(seed=seed, budget=budget)]
+        for name, seed, budget in listed
+    }
+    groups["base", "1x", "b50"].append(Made(seed=7, budget=None))
+    groups["other", "1x", "b40"] = [Made(seed=7, budget=0.4)]
     assert [key[2] for key in figure6_testbed.at_densities(groups)] == ["b50", "b30"]
     assert figure6_testbed.at_densities({}) == {}
+
+
+def test_a_second_seed_or_density_takes_no_row_of_figure_7():
+    def made(method, tuning, seed=7, frames=64):
+        return Made(method, tuning, seed=seed, frames=frames)
+
+    groups = {
+        ("base", "4x", "long"): [made("dense", "untuned"), made("riflex", "untuned")],
+        ("base", "2x", "x2-tuned"): [made("radial", "tuned", frames=32)],
+        ("base", "4x", "x4-tuned"): [made("dense", "untuned"), made("dense", "tuned"), made("radial", "tuned")],
+        ("base", "4x", "x4-seed8"): [made("dense", "untuned", 8), made("radial", "tuned", 8)],
+        ("base", "4x", "x4-b30"): [made("dense", "untuned"), made("radial", "tuned"), made("pa", "tuned")],
+        ("other", "4x", "x4-tuned"): [made("sta", "tuned")],
+    }
+    strips_of = figure7_testbed.by_length(groups)
+    assert [key[1] for key in strips_of] == ["2x", "4x"]
+    long, b30 = groups["base", "4x", "x4-tuned"], groups["base", "4x", "x4-b30"]
+    expected = [*groups["base", "4x", "long"], *long[1:], b30[2]]
+    assert [id(cell) for cell in strips_of["base", "4x", ""]] == [id(cell) for cell in expected]
+
+
+def test_the_caption_tells_how_many_clips_the_bars_have():
+    shown = [figure_style.Row(Made(clips=n), figure_style.LENGTH, "") for n in (64, 32)]
+    shown[0].cell.model = "testbed-base"
+    assert "testbed-base, 32 to 64 clips a bar" in figure_style.caption(shown, "testbed")
 
 
 def test_nothing_measured_says_so(tmp_path: Path):

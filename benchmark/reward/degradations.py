@@ -317,7 +317,6 @@ def _desaturate(scenes, clips, strength, generator):
 
 
 _TOUCHES_OBJECTS = ("count", "colours", "shapes", "directions", "speeds", "stay")
-_TOUCHES_SCENE = ("colours", "shapes", "directions", "speeds", "stay", "background", "pan")
 _TOUCHES_MOTION = ("directions", "speeds", "pan", "smooth", "moving", "no_repeat")
 
 DEGRADATIONS = MappingProxyType(
