@@ -265,12 +265,13 @@ def numbers(ablation: Ablation, source: Testbed, parts: list[Series], shown: Ite
     """All clips' numbers, and as one family each row's differences to the paper's choice and to the best row."""
     compared = measures(shown)
     cells = [row.cell for one in parts for row in one.rows]
+    ranking = cells_of.ranking(compared)
     alone = cells_of.gather(source.experiment, cells, ())
     pairs = []
     for one in parts:
         chosen, top = baseline(ablation, one), best(ablation, alone, one)
         if chosen is not None:
-            pairs += [(row.cell, chosen.cell, col.key) for row in one.rows if row is not chosen for col in compared]
+            pairs += [(row.cell, chosen.cell, col.key) for row in one.rows if row is not chosen for col in ranking]
         elif top is not None:
             pairs += [(row.cell, top.cell, ablation.metrics[0]) for row in one.rows if row is not top]
     return cells_of.gather(source.experiment, cells, pairs)
@@ -376,7 +377,10 @@ def verdicts(ablation: Ablation, held: Numbers, parts: list[Series]) -> list[str
 
 
 def verdict(ablation: Ablation, held: Numbers, one: Series) -> tuple[bool | None, str]:
-    """Whether the paper's choice has the best mean of a series, None where that is not known; and a sentence."""
+    """Whether the paper's choice has the best mean of a series, and a sentence.
+
+    It is not known, None, where a row that might be better has no number.
+    """
     metric = ablation.metrics[0]
     name, unit, digits = NAMES[metric], UNITS.get(metric, ""), DIGITS.get(metric, 3)
     where = f"At {one.words}: " if one.words else ""
@@ -384,7 +388,9 @@ def verdict(ablation: Ablation, held: Numbers, one: Series) -> tuple[bool | None
     if top is None:
         return None, f"{where}{'f' if where else 'F'}ewer than two rows have a {name}."
     level = cells_of.spread(held.interval(top.cell, metric), digits) + (f" {unit}" if unit else "")
-    lead = f"{where}by mean {name} {in_sentence(row_label(ablation, top))} is best ({level})"
+    unknown = [in_sentence(row_label(ablation, row)) for row in one.rows if not held.of(row.cell, metric)]
+    rows = f"best of the {len(one.rows) - len(unknown)} rows measured"
+    lead = f"{where}by mean {name} {in_sentence(row_label(ablation, top))} is {rows} ({level})"
     lead = lead if where else lead[:1].upper() + lead[1:]
     if chosen is None or not held.of(chosen.cell, metric):
         return None, f"{lead}; the paper's choice has no number here."
@@ -392,8 +398,9 @@ def verdict(ablation: Ablation, held: Numbers, one: Series) -> tuple[bool | None
     compared = _differences(held, one, chosen, metric)
     if top is chosen:
         near = [words for words, found in _named(ablation, compared) if found.sign == 0]
-        more = f"; not to be told from it: {', '.join(near)}" if near else "; all others are significantly behind"
-        return True, f"{lead}, the paper's choice{more}."
+        more = f"; not to be told from it: {', '.join(near)}" if near else "; the others are significantly behind"
+        more += f"; without a number: {', '.join(unknown)}" if unknown else ""
+        return None if unknown else True, f"{lead}, the paper's choice{more}."
     behind = [words for words, found in _named(ablation, compared) if found.sign == -1]
     more = f" Significantly behind the paper's choice: {', '.join(behind)}." if behind else ""
     if top.cell.path not in compared:

@@ -128,7 +128,7 @@ def numbers(source: Testbed, blocks: list[Part], shown: tuple[Column, ...]) -> N
             reference = cell.path == part.reference.path if part.reference is not None else False
             pairs += [
                 (cell, baseline, column.key)
-                for column in measures(shown)
+                for column in cells_of.ranking(measures(shown))
                 if not (reference and column.key in entries.COMPARISONS)
             ]
         order = [(ours, theirs, "psnr") for ours, theirs in ranked(part)]

@@ -227,6 +227,11 @@ def lpips_columns(cells: Iterable[CellRows]) -> tuple[Column, ...]:
     return columns if real else tuple(column for column in columns if column.key == UNTRAINED) or columns
 
 
+def ranking(columns: Iterable[Column]) -> list[Column]:
+    """The columns that rank methods, so that differences are claimed in them: not the untrained stand-in of LPIPS."""
+    return [column for column in columns if column.direction]
+
+
 def clips_of(cells: Iterable[CellRows]) -> str:
     """How many clips some cells have: ``64``, or ``32 to 64``."""
     counts = sorted({cell.fact("clips") for cell in cells})

@@ -16,6 +16,8 @@ from benchmark.layout import VideoLayout
 from benchmark.records import make_record, write_json
 from paper_figures import ablation_a, ablation_b, ablation_c, ablation_d, ablation_panels, ablations, published, testbed
 from paper_figures.experiment import Experiment
+from paper_figures.tables import Column
+from paper_figures.testbed_entries import Numbers
 
 SPEC = models.get("testbed-base")
 LAYOUT = VideoLayout(32, 16, 16)
@@ -189,7 +191,7 @@ def test_what_is_not_run_has_no_number_of_ours(made):
 def test_the_verdict_follows_from_the_records(made):
     two = (made / "ablation_b.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "finds 12 of 50 steps dense best in PSNR; here it is not so." in two
-    assert "By mean PSNR 8 of 25 steps dense is best (23.00 [" in two
+    assert "By mean PSNR 8 of 25 steps dense is best of the 4 rows measured (23.00 [" in two
     assert "the paper's choice, 6 of 25 steps dense is behind 8 of 25 steps dense by 1.00 dB [" in two
     assert "Significantly behind the paper's choice: 0 of 25 steps dense, 2 of 25 steps dense." in two
     assert "differ by 0.1 % at the most" in two
@@ -199,6 +201,22 @@ def test_the_verdict_follows_from_the_records(made):
     assert "svg" not in one.lower()
     four = (made / "ablation_d.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "labels ablation D 117 frames; it is about 509." in four and "prints 0.163 here and 0.134 in Table 2" in four
+
+
+def test_a_row_without_a_number_might_be_better(tmp_path):
+    """Three rows, of which the paper's choice is ahead of one and the third ran out of memory."""
+    ablation, names = ablation_b.ABLATION, {f"s{n}": {"for": ["ablation_b"]} for n in (0, 2, 6)}
+    cells = [(cell("radial", "1x", f"s{n}", n), n / 2, 0.5, 0.01) for n in (0, 2, 6)]
+    made = collected(tmp_path, cells, names)
+    (one,) = ablations.series(ablation, made)
+    held = ablations.numbers(ablation, made, [one], [Column("psnr", "PSNR", "dB", "higher")])
+    outcome, said = ablations.verdict(ablation, held, one)
+    assert outcome is True and "best of the 3 rows measured" in said
+    assert said.endswith("the paper's choice; the others are significantly behind.")
+    gone = Numbers({path: clips for path, clips in held.clips.items() if path[3] != "s2"}, held.compared)
+    outcome, said = ablations.verdict(ablation, gone, one)
+    assert outcome is None and "best of the 2 rows measured" in said
+    assert said.endswith("; without a number: 2 of 25 steps dense.")
 
 
 def test_masks_are_compared_within_a_setting(made):

@@ -220,6 +220,10 @@ def test_the_judge_is_named_and_the_untrained_lpips_says_what_it_is(made):
     assert keys == ["psnr", "ssim", "lpips_untrained", "vision_reward", "adherence", "density", "pflop"]
     assert next(iter(footnotes(made[1]).items()))[1] == "†"
     assert next(iter(footnotes(made[1]))).startswith("lpips_untrained is not LPIPS")
+    # It ranks no method, so it is in no comparison, and the others are not corrected for it.
+    for group in (group for block in made[1].blocks for group in block.groups):
+        assert "difference_p" not in group.ours.entries["lpips_untrained"].more
+        assert all("lpips_untrained" not in line.entries for line in group.below)
 
 
 def test_the_noise_floor_and_the_published_lines(made):
