@@ -93,8 +93,8 @@ class Part:
         return self.length if self.seed is None else f"{self.length}, seed {self.seed}"
 
     def find(self, method: str, kind: str) -> Row | None:
-        """The row of a method tuned so; None where there is none."""
-        return next((row for row in self.rows if (row.cell.method, row.kind) == (method, kind)), None)
+        """The row of a method tuned so, at the block's own density; None where there is none."""
+        return next((row for row in self.rows if (row.cell.method, row.kind, row.note) == (method, kind, "")), None)
 
     @property
     def baseline(self) -> Row | None:
@@ -151,14 +151,17 @@ def parts(source: Testbed) -> list[Part]:
 
 
 def _told_apart(rows: list[Row]) -> list[Row]:
-    """Rows of one block, where those of one method and kind name their density if it is not the first one's."""
-    first: dict[tuple[str, str], Row] = {}
-    found = []
+    """Rows of one block, where one of another density than most of its kind names it; of equally many, the first."""
+    budgets: dict[str, list[float]] = {}
     for row in rows:
-        usual = first.setdefault((row.cell.method, row.kind), row).cell.fact("budget")
+        if row.cell.fact("budget") is not None:
+            budgets.setdefault(row.kind, []).append(row.cell.fact("budget"))
+    usual = {kind: max(held, key=held.count) for kind, held in budgets.items()}
+    noted = []
+    for row in rows:
         own = row.cell.fact("budget")
-        found.append(replace(row, note=f"density {own}") if own != usual else row)
-    return found
+        noted.append(row if own in (None, usual.get(row.kind)) else replace(row, note=f"density {own}"))
+    return noted
 
 
 def shorter(source: Testbed, blocks: list[Part]) -> list[Part]:
@@ -285,7 +288,7 @@ def verdicts(held: Numbers, blocks: list[Part], margin: float) -> list[str]:
             words = {len(known): "reproduced", 0: "not reproduced"}.get(sum(known), "reproduced in part")
             words += f": {sum(known)} of {len(known)} parts hold"
             if len(known) < len(claims):
-                words += f", and {len(claims) - len(known)} could not be judged"
+                words += f", and {len(claims) - len(known)} cannot be judged"
         else:
             words = "not judged, for its rows have no numbers"
         said.append(f"The finding of the paper's Table 2, at {part.place}, by vision reward: {words}.")
@@ -294,8 +297,10 @@ def verdicts(held: Numbers, blocks: list[Part], margin: float) -> list[str]:
     return said
 
 
-def why(source: Experiment, blocks: list[Part]) -> list[str]:
+def why(source: Experiment, held: Numbers, blocks: list[Part]) -> list[str]:
     """What the tuning of dense attention, and then radial's mask, does to the judge's answers, where records tell.
+
+    Beside it stands what the instruments read from the same clips.
 
     Raises:
         ValueError: a record is damaged.
@@ -305,13 +310,17 @@ def why(source: Experiment, blocks: list[Part]) -> list[str]:
         full, radial = part.baseline, part.find("radial", LORA)
         for one, other in ((full, part.find("dense", UNTUNED)), (radial, full)):
             if one is not None and other is not None:
-                told = answers.sentence(source, one.cell, other.cell, (one.words, other.words))
-                said += [f"At {part.place}, {told}."] if told else []
+                words = (one.words, other.words)
+                told = answers.sentence(source, one.cell, other.cell, words)
+                read = answers.beside(source, held, one.cell, other.cell, words)
+                said += [f"At {part.place}, {sentence}." for sentence in (told, read) if sentence]
     return said
 
 
 def matches(held: Numbers, part: Part, margin: float, row: Row | None = None) -> Claim:
-    """Whether tuned radial is as good as tuned dense: the difference's interval holds 0, or stays within a margin.
+    """Whether tuned radial is as good as tuned dense, or better: the difference's interval stays within a margin.
+
+    It is not known where the interval holds 0 but is wider: that nothing was found is no proof that nothing is there.
 
     Args:
         row: radial at another density than the block's; that of the block unless it is given.
@@ -327,7 +336,7 @@ def matches(held: Numbers, part: Part, margin: float, row: Row | None = None) ->
         return Claim(True, f"{name} matches tuned dense: {words}, an interval within ±{margin}.")
     if told.holds(0):
         wide = f"an interval that holds 0 but goes beyond ±{margin}, so that so much of a difference is not ruled out"
-        return Claim(True, f"{name} matches tuned dense: {words}, {wide}.")
+        return Claim(None, f"{name} cannot be told from tuned dense: {words}, {wide}.")
     better = "exceeds" if told.mean > 0 else "does not match"
     return Claim(told.mean > 0, f"{name} {better} tuned dense: {words}.")
 
@@ -352,7 +361,7 @@ def fails(held: Numbers, part: Part) -> Claim:
     sana = part.find("sana", LORA)
     others = [row for row in tuned(part) if row is not sana]
     if sana is None or not others:
-        return Claim(None, "whether SANA fails is not known (it or all others were not tuned).")
+        return Claim(None, "whether SANA fails is not known (it, or all others with a LoRA, were not drawn so).")
     found = {row.words: held.difference(row.cell, sana.cell, REWARD) for row in others}
     found = {words: one for words, one in found.items() if one is not None}
     own = held.interval(sana.cell, REWARD)
@@ -405,7 +414,7 @@ def table(source: Testbed) -> Table:
     held = numbers(source, blocks, shown)
     margin = MARGINS.get(cells_of.judge(source.experiment, cells), OTHER_MARGIN)
     made = tuple(block(held, part, shown) for part in blocks)
-    said = (*verdicts(held, longer, margin), *why(source.experiment, longer), *how_tuned(longer), NO_COMPARISON)
+    said = (*verdicts(held, longer, margin), *why(source.experiment, held, longer), *how_tuned(longer), NO_COMPARISON)
     return Table(NAME, TITLE, shown, made, (*said, *entries.remarks(cells, cells_of.SPREAD, compared=False)))
 
 
