@@ -34,6 +34,7 @@ from benchmark import registry
 from benchmark.canonical import canonical_record, record_files
 from benchmark.cell import REFERENCE, from_record
 from benchmark.config import ROOT, weights_files
+from benchmark.packed import file_of
 from benchmark.records import describe_device, provenance, read_record, sha256_file
 from benchmark.testbed import shards
 from benchmark.tolerance import ABSOLUTE, CONTROL, RELATIVE, least_psnr
@@ -237,7 +238,7 @@ def _check_record(
         together = hashlib.sha256("".join(clip["sha256"] for clip in clips).encode()).hexdigest()
         if together != hashes.get("clips"):
             lines.append(f"record {name}: hashes.clips is not that of its clips")
-    if kind == "generate" and not Path(_name(folder, place, "measure")).exists():
+    if kind == "generate" and not file_of(_name(folder, place, "measure")).exists():
         lines.append(f"record {name}: the measure record of its cell is missing")
     if kind == "measure" and record["status"] == "passed":
         for key, value in record["values"].items():
@@ -248,7 +249,7 @@ def _check_record(
         for key, of in (("candidate_clips", place), ("reference_clips", _reference(record, records))):
             made = records.get(_name(folder, of, "generate"))
             if made is None:
-                if not Path(_name(folder, of, "generate")).exists():  # a damaged one has its own line
+                if not file_of(_name(folder, of, "generate")).exists():  # a damaged one has its own line
                     lines.append(f"record {name}: the generate record of {'/'.join(of)} is missing")
             elif hashes.get(key) != made["provenance"]["hashes"].get("clips"):
                 lines.append(f"record {name}: {key} is not the hash of the clips of {'/'.join(of)}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark import registry
+from benchmark import lineage, registry
 from benchmark.cell import REFERENCE
 from benchmark.records import read_record
 
@@ -137,7 +137,7 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
             models, or CPU and GPU for the same kind; within one model, length and seed another noise, prompts, shape
             or number of steps; within one model, length and variant another schedule or seed; within one model other
             weights, untuned; a ``measure`` of clips that have been replaced since; a metric for which dense clips do
-            not equal themselves.
+            not equal themselves; another adapter or other reference clips than were made (``lineage``).
     """
     if not records:
         raise ValueError("records: none are given; at least one is needed")
@@ -153,6 +153,7 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
         _check_same(records, what, read, group)
     _check_clips(records)
     _check_dense(records)
+    lineage.check(records)
 
 
 def _check_counterparts(records: Mapping[str, Mapping[str, Any]]) -> None:

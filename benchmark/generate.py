@@ -28,6 +28,7 @@ from benchmark.config import is_testbed
 from benchmark.failures import failure, first_line
 from benchmark.fuse import REPEATABLE, fuse
 from benchmark.inputs import clip_seeds, read_inputs
+from benchmark.lineage import combined
 from benchmark.operations import cell_operations
 from benchmark.records import (
     Damaged,
@@ -220,8 +221,7 @@ def _merge(cell: Cell, transformer: torch.nn.Module, weights: str) -> dict[str, 
     adapters.load_merged(transformer, folders)
     own = [record["provenance"]["hashes"]["adapter"] for record in records]
     merged = records[0]
-    if len(own) > 1:
-        merged["provenance"]["hashes"]["adapter"] = hashlib.sha256("".join(own).encode()).hexdigest()
+    merged["provenance"]["hashes"]["adapter"] = combined(own)
     merged["details"]["folder"] = " + ".join(map(places.shown, folders))
     return merged
 

@@ -22,6 +22,7 @@ from benchmark.collect import collect, write_parquet
 from benchmark.generate import generate
 from benchmark.inputs import write_inputs
 from benchmark.measure import measure
+from benchmark.packed import pack
 from benchmark.records import describe_device, read_record, sha256_file, write_json
 from benchmark.testbed import shards
 from benchmark.tolerance import CONTROL, LEAST_PSNR, MARGIN, least_psnr
@@ -135,6 +136,14 @@ def test_a_flipped_byte_in_a_clip(remembered, capsys) -> None:
     assert first.startswith(f"file {clip_path('spatial')}: SHA-256 is ")
     assert str(record_path("spatial", "generate")) in first
     assert the_line(share=1) == first
+
+
+def test_packed_records_are_there(remembered) -> None:
+    """As those that are committed."""
+    for path in RESULTS.glob("records/**/*.json"):
+        pack(path, path)
+        path.unlink()
+    assert audit("trial", seed=0).differences == []
 
 
 def test_a_missing_clip(remembered) -> None:
