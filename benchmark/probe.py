@@ -181,7 +181,7 @@ def is_lean(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> int:
     """Records and writes. Returns the exit status."""
     from benchmark import models
-    from benchmark.models.testbed import load
+    from benchmark.models.testbed import load, manifest
     from benchmark.testbed.sample import pick_device
 
     spec = models.get(args.model)
@@ -197,7 +197,8 @@ def run(args: argparse.Namespace) -> int:
     arrays, facts = summarise(recording)
     write_npz(args.out, arrays)
     told = {"format": FORMAT, "model": args.model, "prompts": content["prompts"], "steps": steps, **facts}
-    origin = {"hashes": hashes | {"attention": sha256_file(args.out)}, "device": describe_device(device)}
+    hashes |= {"weights": manifest(args.model)["sha256"], "attention": sha256_file(args.out)}
+    origin = {"hashes": hashes, "device": describe_device(device)}
     write_json(args.out.with_suffix(".json"), told | {"provenance": provenance() | origin})
     for axis, found in facts["decay"].items():
         fit = found["fits"]["mean"]

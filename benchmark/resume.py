@@ -17,12 +17,12 @@ import argparse
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark import registry
+from benchmark import probed, registry
 from benchmark.cell import Cell
 from benchmark.cells import cells, reference_of
 from benchmark.config import ROOT, load, weights_files
@@ -116,26 +116,57 @@ def resume(config: Mapping[str, Any], committed: Path, results: Path | str = "re
         for path, records in held.items():
             if kind in records:
                 write_json(folder / "records" / path / f"{kind}.json", records[kind])
-    _take_others(committed, folder, every)
+    _take_others(committed, folder, config, every, inputs)
     found.taken = [path.as_posix() for path in held]
     return found
 
 
-def _take_others(committed: Path, folder: Path, every: Iterable[Cell]) -> None:
-    """Copies what is measured of a model besides its cells, where all of it is here and its weights are the same."""
+def _take_others(
+    committed: Path,
+    folder: Path,
+    config: Mapping[str, Any],
+    every: Sequence[Cell],
+    inputs: Mapping[Path, Mapping[str, str]],
+) -> None:
+    """Copies what is measured of a model besides its cells, where all of it is here and it is what a run would measure.
+
+    Without its arrays, which are not committed, attention is measured anew.
+    """
+    length = probed.length(config, (cell.length for cell in every))
     for model in dict.fromkeys(cell.model for cell in every):
-        weights = sha256_file(ROOT / weights_files(model)[0])
-        for record in (committed / name / f"{model}.json" for name in OTHERS):
-            own = folder / record.relative_to(committed)
-            if not record.exists() or own.exists():
+        at = inputs[Path(model) / length / f"seed{config['prompts']['seed']}"]
+        expected = {**at, "weights": sha256_file(ROOT / weights_files(model)[0])}
+        for name in OTHERS:
+            record = committed / name / f"{model}.json"
+            own, arrays = folder / record.relative_to(committed), record.with_suffix(".npz")
+            if not record.exists() or own.exists() or (name == "attention" and not arrays.exists()):
                 continue
-            hashes = json.loads(record.read_text())["provenance"]["hashes"]
-            arrays = record.with_suffix(".npz")
-            if hashes.get("weights", weights) != weights or ("attention" in hashes and not arrays.exists()):
-                continue  # without its arrays, which are not committed, the rule makes both anew
+            found = _other(json.loads(record.read_text()), name, config, length, expected)
+            if found is not None:
+                logger.info("%s is not taken: %s", record, found)
+                continue
             if arrays.exists():
                 copy_file(arrays, own.with_suffix(".npz"))
             copy_file(record, own)
+
+
+def _other(
+    record: Mapping[str, Any], kind: str, config: Mapping[str, Any], length: str, expected: Mapping[str, str]
+) -> str | None:
+    """Why a record of a model is not what a run would measure; None where it is."""
+    hashes = record["provenance"]["hashes"]
+    other = next((name for name, value in expected.items() if hashes.get(name) != value), None)
+    if other is not None:
+        return f"of another {other}"
+    if kind == "attention":
+        asked, told = {"prompts": probed.map_prompts(config, length)}, {"prompts": len(record["prompts"])}
+    else:
+        cell = record["cell"]
+        asked = probed.error_passes(config, length) | {name: config[name] for name in ("budget", "block")}
+        told = {name: cell[name] for name in ("steps", "dense_steps", "budget", "block")}
+        told |= {"prompts": len(cell["seeds"]), "record_steps": len(record["details"]["steps_recorded"])}
+    differing = (name for name in asked if told[name] != asked[name])
+    return next((f"{name}={told[name]}, not {asked[name]}" for name in differing), None)
 
 
 def read(folder: Path, cell: Cell) -> Records:

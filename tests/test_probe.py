@@ -247,7 +247,7 @@ def test_the_verb_writes_arrays_and_facts(spec, transformer, noise, tmp_path, mo
         np.testing.assert_allclose(facts["decay"]["temporal"]["mean"], arrays["temporal"].mean((0, 1, 2)), rtol=1e-5)
     assert facts["prompts"] == [PROMPT] * 2 and facts["steps_recorded"] == [0, 2] and facts["layout"] == [4, 3, 4]
     assert set(facts["decay"]) == {"temporal", "spatial"}
-    assert {"attention", "noise", "prompts"} == set(facts["provenance"]["hashes"])
+    assert {"attention", "noise", "prompts", "weights"} == set(facts["provenance"]["hashes"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["m.json", "m.npz"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import synthetic
 import yaml
 
-from benchmark import config, publish_records, registry
+from benchmark import config, probed, publish_records, registry
 from benchmark.__main__ import main
 from benchmark.canonical import record_files
 from benchmark.cells import cells as cells_of
@@ -338,19 +338,56 @@ def test_the_verb_says_what_is_left(published, capsys):
     assert "nowhere/records: no such folder" in capsys.readouterr().err
 
 
-def test_what_is_measured_of_a_model_is_published_without_its_arrays(made, tmp_path, monkeypatch):
-    """Another run's folder still has them; where they are missing, the attention is measured anew."""
-    weights = sha256_file(config.ROOT / config.weights_files("testbed-nano")[0])
+@pytest.fixture
+def looked_into(made, tmp_path, monkeypatch) -> Path:
+    """A run's folder with what is measured of a model besides its cells."""
     run = tmp_path / "run"
     shutil.copytree(made / RUN / "records", run / "trial/records")
-    for kind, hashes in (("attention", {"attention": "0" * 64}), ("output_error", {"weights": weights})):
-        write_json(run / "trial" / kind / "testbed-nano.json", {"provenance": {"hashes": hashes}})
+    held = config.check(HELD, budgets=False)
+    passes = probed.error_passes(held, "1x")
+    hashes = read_inputs(made / RUN / "inputs/testbed-nano/1x/seed7")[2]
+    hashes |= {"weights": sha256_file(config.ROOT / config.weights_files("testbed-nano")[0])}
+    attention = {"prompts": ["a"] * probed.map_prompts(held, "1x")}
+    error = {
+        "cell": {"seeds": [0] * passes["prompts"], "budget": held["budget"], "block": held["block"]}
+        | {name: passes[name] for name in ("steps", "dense_steps")},
+        "details": {"steps_recorded": [0] * passes["record_steps"]},
+    }
+    for kind, told in (("attention", attention), ("output_error", error)):
+        write_json(run / "trial" / kind / "testbed-nano.json", told | {"provenance": {"hashes": dict(hashes)}})
     np.savez(run / "trial/attention/testbed-nano.npz", maps=np.ones(3))
     monkeypatch.chdir(tmp_path)
-    publish_records.publish("trial", run, tmp_path / "results/reference")
+    return run
+
+
+def others_taken(source: Path) -> set[str]:
+    shutil.rmtree(RUN, ignore_errors=True)
+    resume(config.check(HELD, budgets=False), source)
+    return {path.parent.name for path in RUN.glob("*/testbed-nano.json")}
+
+
+def test_what_is_measured_of_a_model_is_published_without_its_arrays(looked_into):
+    """Another run's folder still has them; where they are missing, the attention is measured anew."""
+    publish_records.publish("trial", looked_into, Path("results/reference"))
     found = {path.relative_to(COMMITTED).as_posix() for path in COMMITTED.glob("*/testbed-nano.*")}
     assert found == {"attention/testbed-nano.json", "output_error/testbed-nano.json"}
-    for source, there in ((COMMITTED, {"output_error"}), (run / "trial", {"output_error", "attention"})):
-        resume(config.check(HELD, budgets=False), source)
-        assert {path.parent.name for path in RUN.glob("*/testbed-nano.json")} == there
+    assert others_taken(COMMITTED) == {"output_error"}
+    assert others_taken(looked_into / "trial") == {"output_error", "attention"}
     assert (RUN / "attention/testbed-nano.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("attention", lambda r: r["prompts"].append("b"), "prompts=2, not 1"),
+        ("attention", lambda r: r["provenance"]["hashes"].pop("weights"), "of another weights"),
+        ("output_error", lambda r: r["provenance"]["hashes"].update(noise="f"), "of another noise"),
+        ("output_error", lambda r: r["cell"].update(budget=0.1), "budget=0.1, not 0.8"),
+        ("output_error", lambda r: r["details"]["steps_recorded"].append(1), "record_steps=2, not 1"),
+    ],
+)
+def test_what_was_measured_of_a_model_otherwise_is_not_taken(looked_into, caplog, kind, change, said):
+    edit(looked_into / f"trial/{kind}/testbed-nano.json", change)
+    with caplog.at_level("INFO"):
+        assert others_taken(looked_into / "trial") == {"attention", "output_error"} - {kind}
+    assert f"{kind}/testbed-nano.json is not taken: {said}" in caplog.text

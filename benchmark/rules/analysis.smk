@@ -41,7 +41,7 @@ rule probe:
         mem_mb=4000,
     params:
         inputs=lambda wildcards, input: Path(input.prompts).parent,
-        prompts=max(CONFIG["prompts"]["count"][PROBED] // 8, 1),
+        prompts=probed.map_prompts(CONFIG, PROBED),
     shell:
         "OMP_NUM_THREADS={threads} python -m benchmark --one-gpu probe --model {wildcards.model} "
         "--inputs {params.inputs} --prompts {params.prompts} --out {output.maps} > {log} 2>&1"

@@ -9,7 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmark import again
+from benchmark import again, probed
 from benchmark import config as experiments
 from benchmark import gpus
 from benchmark import processes
@@ -47,7 +47,7 @@ ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
 LENGTHS = [length["name"] for length in CONFIG["lengths"]]
 SEED = CONFIG["prompts"]["seed"]
 # What is probed needs inputs that some cell has: where all variants are of longer clips, the first length has none.
-PROBED = next(length for length in LENGTHS if any(cell.length == length for cell in CELLS.values()))
+PROBED = probed.length(CONFIG, (cell.length for cell in CELLS.values()))
 # The records of the quality experiments that are committed, made on a GPU.
 COMMITTED = "results/reference/testbed"
 
@@ -152,12 +152,8 @@ def lpips_options():
 
 def output_error_options():
     """The options that state the masks whose output error is taken, and the dense passes that it is taken in."""
-    count, steps = CONFIG["prompts"]["count"][PROBED], CONFIG["schedule"]["steps"]
-    dense_steps = min(CONFIG["schedule"]["dense_steps"], steps - 1)
     words = [f"--experiment {CONFIG['experiment']} --length {PROBED} --block {CONFIG['block']}"]
-    words.append(f"--steps {steps} --dense-steps {dense_steps}")
-    words.append(f"--record-steps {min(max((steps - dense_steps) // 4, 1), 4)}")
-    words.append(f"--prompts {min(count, max(count // 4, 3))}")
+    words += [f"--{name.replace('_', '-')} {count}" for name, count in probed.error_passes(CONFIG, PROBED).items()]
     words += [f"--budget {CONFIG['budget']}"] * (CONFIG["budget"] is not None)
     words.append(f"--methods {','.join(CONFIG['methods'])}")
     words += [
