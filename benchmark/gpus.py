@@ -7,13 +7,17 @@ import logging
 import os
 import random
 import shutil
+import stat
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import IO
 
 logger = logging.getLogger(__name__)
+
+FOLDERS = (Path("/run/lock"), Path("/tmp"))
+"""Where GPUs are locked: the first of them that all users may write to. Never ``TMPDIR``, which schedulers set to
+another folder for each job or user: two jobs of one machine would not see each other's locks."""
 
 
 def visible() -> list[str]:
@@ -56,7 +60,7 @@ def claim(count: int = 1, poll_s: float = 2.0, shared: bool = False) -> tuple[IO
         The locked files, to be kept open while the GPUs are used; None where one is asked for and there is none.
 
     Raises:
-        ValueError: more are asked for than there are.
+        ValueError: more are asked for than there are, or they can't be locked here.
     """
     devices = visible()
     if count < 1 or (count > len(devices) and (devices or count > 1)):
@@ -73,7 +77,7 @@ def claim(count: int = 1, poll_s: float = 2.0, shared: bool = False) -> tuple[IO
                 held[device] = file
         if len(held) == count:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
-            logger.info("runs on %s", ", ".join(held))
+            logger.info("runs on %s, locked in %s", ", ".join(held), folder())
             return tuple(held.values())
         for file in held.values():  # two jobs that each hold one and wait for another would wait for ever
             file.close()
@@ -83,9 +87,23 @@ def claim(count: int = 1, poll_s: float = 2.0, shared: bool = False) -> tuple[IO
         time.sleep(poll_s)
 
 
+def folder() -> Path:
+    """The folder of the locks, the same for all users and jobs of this machine.
+
+    Raises:
+        ValueError: there is none that all users may write to.
+    """
+    for path in FOLDERS:
+        # The mode, since root may write anywhere; and access, since a file system may be read-only.
+        if path.is_dir() and path.stat().st_mode & stat.S_IWOTH and os.access(path, os.W_OK | os.X_OK):
+            return path
+    raise ValueError(
+        f"GPUs are locked in {' or '.join(map(str, FOLDERS))}: a folder that all users may write to is needed"
+    )
+
+
 def _lock(device: str, shared: bool = False) -> IO[str] | None:
-    path = Path(tempfile.gettempdir()) / f"sparse-attention-benchmark-{device}.lock"
-    file = _open(path)
+    file = _open(folder() / f"sparse-attention-benchmark-{device}.lock")
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -95,8 +113,15 @@ def _lock(device: str, shared: bool = False) -> IO[str] | None:
 
 
 def _open(path: Path) -> IO[str]:
-    """A file that all users of the machine may lock: for that it need only be readable."""
+    """A file that all users of the machine may lock: for that it need only be readable, whatever the umask."""
+    mask = os.umask(0)
     try:
-        return open(os.open(path, os.O_RDONLY | os.O_CREAT, 0o666))
+        return open(os.open(path, os.O_RDONLY | os.O_CREAT, 0o444))
     except PermissionError:  # another user's, in a folder where nobody may create what is there already
+        pass
+    finally:
+        os.umask(mask)
+    try:
         return open(path)
+    except PermissionError:
+        raise ValueError(f"{path}: another user's, who has to make it readable for all (chmod a+r)") from None

@@ -12,12 +12,15 @@ from benchmark import gpus, tune
 from benchmark.__main__ import main
 
 CLAIM = """
-import os
+import os, pathlib, sys
 from benchmark import gpus
+gpus.FOLDERS = (pathlib.Path(sys.argv[1]),)
 held = gpus.claim(poll_s=0.05)
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 input()
 """
+
+LOCKED_IN = gpus.FOLDERS
 
 
 @pytest.fixture
@@ -27,7 +30,10 @@ def two_gpus(tmp_path, monkeypatch):
     smi.write_text("#!/bin/sh\necho '0, GPU-aa'\necho '1, GPU-bb'\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    locks.chmod(0o1777)
+    monkeypatch.setattr(gpus, "FOLDERS", (tmp_path / "missing", locks))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return smi
 
@@ -57,20 +63,24 @@ def test_a_driver_that_fails_is_no_machine_without_gpus(two_gpus):
         gpus.visible()
 
 
-def test_jobs_side_by_side_take_different_gpus_and_wait_for_one(two_gpus):
-    def start():
+def test_jobs_side_by_side_take_different_gpus_and_wait_for_one(two_gpus, tmp_path):
+    """Whatever their ``TMPDIR``, of which schedulers make one for each job."""
+
+    def start(number):
+        folder = tmp_path / f"job{number}"
+        folder.mkdir()
         return subprocess.Popen(
-            [sys.executable, "-c", CLAIM],
+            [sys.executable, "-c", CLAIM, str(gpus.folder())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ.copy(),
+            env=os.environ | {"TMPDIR": str(folder)},
         )
 
-    jobs = [start() for _ in range(2)]
+    jobs = [start(number) for number in range(2)]
     taken = [job.stdout.readline().strip() for job in jobs]
     assert sorted(taken) == ["GPU-aa", "GPU-bb"]
-    third = start()
+    third = start(2)
     jobs[1].communicate("\n", timeout=10)
     assert third.stdout.readline().strip() == taken[1]
     for job in (jobs[0], third):
@@ -98,8 +108,7 @@ def test_a_job_may_hold_several_gpus(two_gpus, monkeypatch):
         file.close()
 
 
-def test_jobs_whose_times_do_not_count_share_a_gpu_among_themselves(two_gpus, monkeypatch, tmp_path):
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+def test_jobs_whose_times_do_not_count_share_a_gpu_among_themselves(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     held = [gpus.claim(shared=True) for _ in range(2)]
     assert gpus._lock("GPU-aa") is None
@@ -110,10 +119,9 @@ def test_jobs_whose_times_do_not_count_share_a_gpu_among_themselves(two_gpus, mo
     alone[0].close()
 
 
-def test_a_hold_of_another_user_counts(two_gpus, tmp_path, monkeypatch):
+def test_a_hold_of_another_user_counts(two_gpus, monkeypatch):
     """A file that may only be read, as another user's is, is locked and respected all the same."""
-    path = tmp_path / "sparse-attention-benchmark-GPU-aa.lock"
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    path = gpus.folder() / "sparse-attention-benchmark-GPU-aa.lock"
     path.touch(mode=0o444)
     monkeypatch.setattr(gpus.os, "open", lambda *_: (_ for _ in ()).throw(PermissionError))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -121,6 +129,39 @@ def test_a_hold_of_another_user_counts(two_gpus, tmp_path, monkeypatch):
     assert len(held) == 1
     assert gpus._lock("GPU-aa") is None
     held[0].close()
+
+
+def test_all_users_may_lock_the_file_of_one_with_a_strict_umask(two_gpus, monkeypatch, caplog):
+    mask = os.umask(0o077)
+    try:
+        with caplog.at_level("INFO"):
+            held = gpus.claim()
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(mask)
+    path = gpus.folder() / "sparse-attention-benchmark-GPU-aa.lock"
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert f"runs on GPU-aa, locked in {gpus.folder()}" in caplog.text
+    held[0].close()
+
+
+def test_locks_are_where_all_users_may_write_whatever_the_environment_says(two_gpus, monkeypatch, tmp_path):
+    assert [str(path) for path in LOCKED_IN] == ["/run/lock", "/tmp"]
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert gpus.folder() == tmp_path / "locks"
+    (tmp_path / "locks").chmod(0o755)
+    with pytest.raises(ValueError, match="locks: a folder that all users may write to is needed"):
+        gpus.claim()
+
+
+def test_a_lock_that_only_its_owner_may_read_is_refused_in_one_line(two_gpus, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(gpus.os, "open", refused)
+    monkeypatch.setattr(gpus, "open", refused, raising=False)
+    with pytest.raises(ValueError, match="GPU-aa.lock: another user's, who has to make it readable for all"):
+        gpus.claim()
 
 
 def test_a_tuning_imports_what_it_needs_before_it_takes_a_gpu(monkeypatch):
