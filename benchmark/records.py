@@ -182,7 +182,7 @@ def _versions() -> dict[str, str]:
 
 
 def describe_device(device: str) -> dict[str, Any]:
-    """The machine's processor, or its GPU with driver and clocks.
+    """The machine's processor, or the GPU that PyTorch computes on, with its UUID, driver and clocks.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -191,16 +191,17 @@ def describe_device(device: str) -> dict[str, Any]:
         return {"type": "cpu", "name": _processor(), "threads": _threads(), "instructions": _instructions()}
     import torch
 
+    from benchmark import nvidia_smi
+
     found: dict[str, Any] = {"type": "cuda", "name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    found["uuid"] = nvidia_smi.uuid_of(device)
+    keys = ("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w")
     try:
-        query = "driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
-        words = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-        line = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.CalledProcessError) as error:
+        answer = nvidia_smi.ask(device, "--query-gpu=driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw")
+        words = [word.strip() for word in answer.split(",")]
+        found.update(zip(keys, words, strict=True))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         found["driver"] = f"not read: {error}"
-    else:
-        keys = ("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w")
-        found.update(zip(keys, (word.strip() for word in line.split(",")), strict=True))
     return found
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmark.nvidia_smi import ask
+
 
 class Quartiles(NamedTuple):
     """Lower quartile, median and upper quartile of samples, in their unit."""
@@ -109,7 +111,7 @@ def gpu_state(device: torch.device | str = "cuda") -> dict[str, Any]:
     if device.type != "cuda":
         return {}
     try:
-        line = _ask(device, "--query-gpu=" + ",".join(field for field, _ in _STATE))
+        line = ask(device, "--query-gpu=" + ",".join(field for field, _ in _STATE))
     except (OSError, subprocess.SubprocessError) as error:
         return {"unread": f"nvidia-smi: {error}"}
     state: dict[str, Any] = {}
@@ -137,7 +139,7 @@ def other_processes(device: torch.device | str = "cuda") -> list[dict[str, Any]]
     if device.type != "cuda":
         return []
     try:
-        lines = _ask(device, "--query-compute-apps=pid,used_memory").splitlines()
+        lines = ask(device, "--query-compute-apps=pid,used_memory").splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
     found = []
@@ -161,11 +163,3 @@ def without_own(found: list[dict[str, Any]], pid: int, memory_mib: float) -> lis
     if own is None:
         own = min(found, key=lambda process: abs((process["memory_mib"] or 0) - memory_mib))
     return [process for process in found if process is not own]
-
-
-def _ask(device: torch.device, query: str) -> str:
-    """nvidia-smi's answer about one GPU, as comma-separated lines."""
-    uuid = str(torch.cuda.get_device_properties(device).uuid)
-    uuid = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-    words = ["nvidia-smi", f"--id={uuid}", query, "--format=csv,noheader,nounits"]
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmark import kernel_times, kernels, timing
+from benchmark import kernel_times, kernels, records, timing
 from benchmark.__main__ import main
 from benchmark.kernels import reference, sdpa
 from benchmark.masks import BlockMask
@@ -106,7 +108,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, used_mib:
             raise answer
         return answer
 
-    monkeypatch.setattr(timing, "_ask", ask)
+    monkeypatch.setattr(timing, "ask", ask)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 900 * 2**20)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((80000 - used_mib) * 2**20, 80000 * 2**20))
 
@@ -123,6 +125,28 @@ def test_the_state_of_a_gpu_is_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPa
     assert timing.gpu_state("cpu") == {}
     _answers(monkeypatch, FileNotFoundError("no nvidia-smi"))
     assert timing.gpu_state("cuda") == {"unread": "nvidia-smi: no nvidia-smi"}
+
+
+def test_records_name_the_gpu_that_ran_and_have_its_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands first in nvidia-smi's list of all GPUs."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        '#!/bin/sh\ncase "$*" in\n*--id=GPU-bb*) echo "580.1, 1980, 2619, 60, 650.50";;\n'
+        '*) echo "580.1, 345, 2619, 30, 70.00"; echo "580.1, 1980, 2619, 60, 650.50";;\nesac\n'
+    )
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="bb"))
+    found = records.describe_device("cuda")
+    assert (found["name"], found["uuid"], found["sm_clock_mhz"], found["power_w"]) == (
+        "Some GPU",
+        "GPU-bb",
+        "1980",
+        "650.50",
+    )
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert "not read" in records.describe_device("cuda")["driver"]
 
 
 def test_other_processes_are_all_but_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
