@@ -21,6 +21,7 @@ from benchmark.plan import has_mask
 from benchmark.records import describe_device, make_record, sha256_file
 from benchmark.sampled_oracle import kernel_errors, own_errors, sample_rows
 from benchmark.timing import gpu_state, other_processes, quartiles, time_calls
+from benchmark.watch import Watch, disturbance
 
 DENSE = "dense"
 OWN = "method"
@@ -107,8 +108,8 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
 
     Returns:
         A record of kind ``kernels``; ``details.entries`` has one entry for each kernel and method, with a status of
-        its own, and ``details.left_out`` names those that the time did not reach. Another process on the GPU, before or
-        after, voids all of it.
+        its own, and ``details.left_out`` names those that the time did not reach. Another process on the GPU, before,
+        while or after, voids all of it, and so does a GPU of which nobody can tell.
     """
     end = None if options.limit_s is None else time.monotonic() + options.limit_s
     described = describe_device(device) if device == "cpu" or torch.cuda.is_available() else {"type": device}
@@ -118,32 +119,34 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
 
     if device != "cpu" and not torch.cuda.is_available():
         return failed("unsupported", "PyTorch finds no CUDA GPU")
+    reason = disturbance(other_processes(device))
+    if reason is not None:
+        return failed("error", reason)
     machine = {"before": gpu_state(device)}
-    others = other_processes(device)
-    try:
-        matmul = matmul_rate(device)
-        inputs = make_inputs(shape, options, device)
-    except torch.OutOfMemoryError as error:
-        return failed("out_of_memory", _line(error))
     entries, planning, left_out = [], [], []
-    for method in methods:
-        plan = None
-        for name, measure in _jobs(method, shape, layout, options, inputs, matmul[0], device, end):
-            if _over(end):
-                logger.warning("%s: %s: left out, the %g s are over", method.name(), name, options.limit_s)
-                left_out.append({"method": method.name(), "kernel": name})
-                continue
-            entry = measure()
-            plan = entry.pop("planning", plan)
-            entries.append(entry)
-        planning += [plan] if plan else []
+    with Watch(device) as watch:
+        try:
+            matmul = matmul_rate(device)
+            inputs = make_inputs(shape, options, device)
+        except torch.OutOfMemoryError as error:
+            return failed("out_of_memory", _line(error))
+        for method in methods:
+            plan = None
+            for name, measure in _jobs(method, shape, layout, options, inputs, matmul[0], device, end):
+                if _over(end):
+                    logger.warning("%s: %s: left out, the %g s are over", method.name(), name, options.limit_s)
+                    left_out.append({"method": method.name(), "kernel": name})
+                    continue
+                entry = measure()
+                plan = entry.pop("planning", plan)
+                entries.append(entry)
+            planning += [plan] if plan else []
     add_dense_shares(entries)
-    machine["after"] = gpu_state(device)
-    others = None if others is None else others + (other_processes(device) or [])
-    if others:
-        return failed("error", f"other processes computed on the GPU: {others}; wait for them and run again", **machine)
-    details = {"entries": entries, "planning": planning, "left_out": left_out}
-    details |= {"gpu": machine, "alone": others is not None}
+    machine |= {"during": watch.seen(), "after": gpu_state(device)}
+    reason = disturbance(watch.others) or disturbance(other_processes(device))
+    if reason is not None:
+        return failed("error", reason, **machine)
+    details = {"entries": entries, "planning": planning, "left_out": left_out, "gpu": machine}
     details |= {
         "packages": {name: _version(name) for name in PACKAGES},
         "options": asdict(options),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -128,9 +130,8 @@ def other_processes(device: torch.device | str = "cuda") -> list[dict[str, Any]]
     """The processes beside this one that compute on a GPU: number and memory (MiB) of each.
 
     A number timed while there are any does not count. In a container a process may be listed under a number of the
-    host; the one entry that holds the memory nearest to this process's own is taken for it then. Or none is listed at
-    all, not even this one: then memory that this process can't account for says that there is another, without a
-    number.
+    host (``without_own``). Or none is listed at all, not even this one: then memory that this process can't account for
+    says that there is another, without a number.
 
     Returns:
         None where nvidia-smi can't be asked; an empty list where this process has the GPU for itself, or on a CPU.
@@ -138,6 +139,8 @@ def other_processes(device: torch.device | str = "cuda") -> list[dict[str, Any]]
     device = torch.device(device)
     if device.type != "cuda":
         return []
+    _be_listed(device)
+    before = torch.cuda.memory_reserved(device) / 2**20
     try:
         lines = ask(device, "--query-compute-apps=pid,used_memory").splitlines()
     except (OSError, subprocess.SubprocessError):
@@ -147,19 +150,39 @@ def other_processes(device: torch.device | str = "cuda") -> list[dict[str, Any]]
         pid, _, memory = (word.strip() for word in line.partition(","))
         if pid.isdigit():
             found.append({"pid": int(pid), "memory_mib": int(memory) if memory.isdigit() else None})
-    own = torch.cuda.memory_reserved(device) / 2**20
+    free, total = (0, 0) if found else torch.cuda.mem_get_info(device)
+    # What is looked at from another thread may take or give back memory meanwhile.
+    own = sorted((before, torch.cuda.memory_reserved(device) / 2**20))
     if found:
-        return without_own(found, os.getpid(), own)
-    free, total = torch.cuda.mem_get_info(device)
-    foreign = (total - free) / 2**20 - own
+        return without_own(found, os.getpid(), *own)
+    foreign = (total - free) / 2**20 - own[1]
     return [{"pid": None, "memory_mib": round(foreign)}] if foreign > _UNLISTED_MIB else []
 
 
-def without_own(found: list[dict[str, Any]], pid: int, memory_mib: float) -> list[dict[str, Any]]:
-    """The processes but this one: that of this number, else the one whose memory is nearest to ``memory_mib``."""
-    if not found:
-        return []
+@functools.cache
+def _be_listed(device: torch.device) -> None:
+    """Makes this process's context on a GPU: before, nvidia-smi does not list it, and another could be taken for it."""
+    torch.cuda.mem_get_info(device)
+
+
+def without_own(found: list[dict[str, Any]], pid: int, least_mib: float, most_mib: float) -> list[dict[str, Any]]:
+    """The processes but this one.
+
+    That is the one of this number. Where it is not listed, numbers may be those of a host: of the processes whose
+    number nobody has here and whose memory this process can hold, the one that is nearest to it is taken for this one.
+
+    Args:
+        found: number and memory (MiB, None where it is not told) of each.
+        pid: this process's number.
+        least_mib, most_mib: what PyTorch held for this process, at least and at most, while it was looked.
+    """
     own = next((process for process in found if process["pid"] == pid), None)
     if own is None:
-        own = min(found, key=lambda process: abs((process["memory_mib"] or 0) - memory_mib))
+
+        def above(process: dict[str, Any]) -> float:
+            return 0.0 if process["memory_mib"] is None else process["memory_mib"] - most_mib
+
+        hosts = [process for process in found if not Path(f"/proc/{process['pid']}").exists()]
+        possible = [process for process in hosts if int(least_mib - most_mib) <= above(process) <= _UNLISTED_MIB]
+        own = min(possible, key=lambda process: abs(above(process)), default=None)
     return [process for process in found if process is not own]

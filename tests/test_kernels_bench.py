@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmark import kernel_times, kernels, records, timing
+from benchmark import kernel_times, kernels, records, timing, watch
 from benchmark.__main__ import main
 from benchmark.kernels import reference, sdpa
 from benchmark.masks import BlockMask
@@ -23,6 +24,9 @@ from benchmark.sampled_oracle import errors, exact, kernel_errors, own_errors, s
 
 SHAPE = ["--model", "testbed-nano", "--frames", "8", "--heads", "2", "--block", "64", "--device", "cpu"]
 SHAPE += ["--repeat", "2", "--warmup", "1", "--rows", "40"]
+
+HOSTS = 2**22 + 7
+"""A number that no process has here, since Linux goes up to 2**22: one of a host, seen from a container."""
 
 WRONG = """
 from benchmark.kernels import sdpa
@@ -108,6 +112,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, used_mib:
             raise answer
         return answer
 
+    timing._be_listed.cache_clear()
     monkeypatch.setattr(timing, "ask", ask)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 900 * 2**20)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((80000 - used_mib) * 2**20, 80000 * 2**20))
@@ -153,10 +158,12 @@ def test_other_processes_are_all_but_this_one(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(timing.os, "getpid", lambda: 7)
     _answers(monkeypatch, "7, 1000\n8, 30\n")
     assert timing.other_processes("cuda") == [{"pid": 8, "memory_mib": 30}]
-    _answers(monkeypatch, "4007, 1000\n")  # this one, as the host numbers it
+    _answers(monkeypatch, f"{HOSTS}, 1000\n")  # this one, as the host numbers it
     assert timing.other_processes("cuda") == []
-    _answers(monkeypatch, "4008, 30\n4007, 1000\n")
-    assert timing.other_processes("cuda") == [{"pid": 4008, "memory_mib": 30}]
+    _answers(monkeypatch, f"{HOSTS + 1}, 30\n{HOSTS}, 1000\n")
+    assert timing.other_processes("cuda") == [{"pid": HOSTS + 1, "memory_mib": 30}]
+    _answers(monkeypatch, f"{HOSTS}, [N/A]\n")  # nor its memory
+    assert timing.other_processes("cuda") == []
     _answers(monkeypatch, "")  # lists nobody, not even this process
     assert timing.other_processes("cuda") == []
     _answers(monkeypatch, "", used_mib=3600)
@@ -164,6 +171,49 @@ def test_other_processes_are_all_but_this_one(monkeypatch: pytest.MonkeyPatch) -
     _answers(monkeypatch, subprocess.CalledProcessError(9, "nvidia-smi"))
     assert timing.other_processes("cuda") is None
     assert timing.other_processes("cpu") == []
+
+
+def test_nobody_else_is_taken_for_this_process() -> None:
+    foreign = {"pid": HOSTS, "memory_mib": 30000}
+    assert timing.without_own([foreign], 99, 0, 0) == [foreign]  # more than this one can hold
+    small = {"pid": HOSTS, "memory_mib": 500}
+    assert timing.without_own([small], 99, 900, 950) == [small]  # less than it holds
+    assert timing.without_own([small], 99, 400, 1000) == []  # while it was looked this one may have held so much
+    here = {"pid": os.getppid(), "memory_mib": 1000}  # not a number of the host: somebody has it here
+    assert timing.without_own([here], 99, 900, 900) == [here]
+    two = [{"pid": HOSTS, "memory_mib": 1300}, {"pid": HOSTS + 1, "memory_mib": 1400}]
+    assert timing.without_own(two, 99, 900, 900) == two[1:]
+
+
+def test_this_process_is_on_the_gpu_before_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    _answers(monkeypatch, "")
+    info, ask = torch.cuda.mem_get_info, timing.ask
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: order.append("context") or info(device))
+    monkeypatch.setattr(timing, "ask", lambda *words: order.append("looked") or ask(*words))
+    timing.other_processes("cuda")
+    assert order[:2] == ["context", "looked"]
+
+
+def test_a_process_that_comes_and_goes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([[], [{"pid": 8, "memory_mib": 30}], None, [{"pid": 8, "memory_mib": 40}], []])
+    done = threading.Event()
+
+    def look(device: str) -> list | None:
+        found = next(looks, "over")
+        if found == "over":
+            done.set()
+            return []
+        return found
+
+    monkeypatch.setattr(watch, "WATCH_S", 0.001)
+    monkeypatch.setattr(timing, "gpu_state", lambda device: {"power_w": 70.0})
+    monkeypatch.setattr(timing, "other_processes", look)
+    with watch.Watch("cuda") as looking:
+        assert done.wait(10)
+    assert looking.others == [{"pid": 8, "memory_mib": 30}] and looking.seen()["power_w"] == [70.0] * 3
+    assert watch.disturbance(looking.others) == "another process was on the GPU: 8 (30 MiB); end it and run again"
+    assert watch.disturbance([]) is None and "cannot be told" in watch.disturbance(None)
 
 
 # --- exact attention of sampled queries ------------------------------------------------------------------------------
@@ -295,10 +345,22 @@ def test_a_wrong_gradient_gets_no_training_time(tmp_path: Path, add_kernel) -> N
     assert ": dv " in entries["dense", "stuck"]["training"]["reason"]
 
 
-def test_another_process_voids_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_times, "other_processes", lambda device: [{"pid": 9, "memory_mib": 10}])
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ([{"pid": 9, "memory_mib": 10}], [], "another process was on the GPU: 9 (10 MiB)"),
+        ([], [{"pid": 9, "memory_mib": 10}], "another process was on the GPU: 9 (10 MiB)"),
+        (None, [], "whether another process used the GPU cannot be told"),
+        ([], None, "whether another process used the GPU cannot be told"),
+    ],
+)
+def test_another_process_voids_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list | None, after: list | None, words: str
+) -> None:
+    looks = iter([before, after])
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: next(looks))
     record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
-    assert record["status"] == "error" and "'pid': 9" in record["reason"]
+    assert record["status"] == "error" and words in record["reason"]
     assert not record["values"] and "entries" not in record["details"]
 
 

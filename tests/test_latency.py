@@ -191,6 +191,18 @@ def test_another_process_on_the_gpu_voids_what_was_timed(monkeypatch):
         Clock("cpu").time(lambda: None, calls=1)
 
 
+def test_a_gpu_of_which_nobody_can_tell_voids_what_was_timed(monkeypatch):
+    monkeypatch.setattr(clock.timing, "other_processes", lambda device: None)
+    with pytest.raises(Disturbed, match="whether another process used the GPU cannot be told"):
+        Clock("cuda").time(lambda: None, calls=1)
+
+
+def test_a_process_that_came_and_went_voids_what_was_timed(monkeypatch):
+    monkeypatch.setattr(clock.Watch, "__enter__", lambda self: self.others.append({"pid": 7, "memory_mib": 9}) or self)
+    with pytest.raises(Disturbed, match="7 .9 MiB."):
+        Clock("cpu").time(lambda: None, calls=1)
+
+
 def test_the_next_run_measures_again_what_was_disturbed(tmp_path):
     from benchmark import again
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +16,9 @@ import torch
 from benchmark import timing
 from benchmark.records import code_hash, describe_device, make_record, read_record, transient, write_json
 from benchmark.speed.cells import SpeedCell
+from benchmark.watch import Watch, disturbance
 
 logger = logging.getLogger(__name__)
-
-WATCH_S = 1.0  # seconds between two looks at the GPU while something is timed
 
 PROTOCOL = MappingProxyType({"attention": 2, "lora": 2, "outside": 2})
 """By kind of record, how its numbers are taken; 1 where nothing is said. Records of an earlier way count as not there.
@@ -38,7 +36,7 @@ class Unsupported(Exception):
 
 
 class Disturbed(Exception):
-    """Another process was on the GPU, so that what was timed does not count."""
+    """Another process was on the GPU, or nobody can tell, so that what was timed does not count."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Clock:
             between: runs before every call, and is not timed.
 
         Raises:
-            Disturbed: another process was on the GPU.
+            Disturbed: another process was on the GPU before, while or after, or whether one was cannot be told.
             OutOfTime: not even ``least`` calls fit into what is left of the job.
         """
         self._alone()
@@ -131,46 +129,17 @@ class Clock:
                 samples += timing.time_calls(function, warmup=0, calls=1, device=self.device, between=between)
         after = timing.gpu_state(self.device)
         self._alone()
+        _undisturbed(watch.others)
         return Timing(samples, {"before": before, "during": watch.seen(), "after": after})
 
     def _alone(self) -> None:
-        others = timing.other_processes(self.device)
-        if others:
-            words = ", ".join(f"{process['pid']} ({process['memory_mib']} MiB)" for process in others)
-            raise Disturbed(f"another process was on the GPU: {words}; end it and run again")
+        _undisturbed(timing.other_processes(self.device))
 
 
-class Watch:
-    """Looks at the GPU's state every second, from a thread of its own, while something is timed."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.states: list[dict[str, Any]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Watch:
-        if self.device != "cpu":
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(WATCH_S):
-            self.states.append(timing.gpu_state(self.device))
-
-    def seen(self) -> dict[str, Any]:
-        """Lowest, mean and highest of every number that was seen; empty where it was over in less than a second."""
-        names = {name for state in self.states for name, value in state.items() if isinstance(value, float)}
-        found: dict[str, Any] = {"looks": len(self.states)}
-        for name in sorted(names):
-            values = [state[name] for state in self.states if name in state]
-            found[name] = [min(values), sum(values) / len(values), max(values)]
-        return found
+def _undisturbed(others: list[dict[str, Any]] | None) -> None:
+    reason = disturbance(others)
+    if reason is not None:
+        raise Disturbed(reason)
 
 
 def free(device: str) -> None:
