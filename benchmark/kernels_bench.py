@@ -123,11 +123,10 @@ def table(record: dict[str, Any]) -> str:
         return lines[0]
     lines = [f"matrix product {record['values']['matmul_tflops']:.1f} TFLOP/s; {record['details']['layout']}"]
     for found in record["details"]["planning"]:
-        lists = f"lists {found['lists_seconds']:.3f} s"
-        memory = (
-            "" if found["peak_mib"] is None else f", peak {found['peak_mib']:.0f} and {found['lists_peak_mib']:.0f} MiB"
-        )
-        lines.append(f"planning {found['method']}: mask {found['seconds']:.3f} s, {lists}{memory}")
+        lines.append(f"planning {found['method']}: mask {_planned(found)}")
+    for entry in record["details"]["entries"]:
+        if "lists" in entry:
+            lines.append(f"planning {entry['method']}: lists of {entry['kernel']} {_planned(entry['lists'])}")
     head = f"{'method':<14}{'kernel':<26}{'what':<10}{'density':>8}{'ms':>10}{'quartiles':>20}{'TFLOP/s':>9}"
     lines.append(head + f"{'matmul':>8}{'dense':>8}{'error':>10}")
     for entry in record["details"]["entries"]:
@@ -152,3 +151,9 @@ def table(record: dict[str, Any]) -> str:
             )
     left_out = ", ".join(f"{entry['method']} {entry['kernel']}" for entry in record["details"]["left_out"])
     return "\n".join([*lines, f"left out, since the time was over: {left_out}"] if left_out else lines)
+
+
+def _planned(found: dict[str, Any]) -> str:
+    """Seconds and peak memory of what was planned."""
+    memory = "" if found["peak_mib"] is None else f", peak {found['peak_mib']:.0f} MiB"
+    return f"{found['seconds']:.3f} s{memory}"

@@ -116,19 +116,6 @@ class BlockMask:
             raise ValueError(f"block={self.block}: the video has {layout.video} tokens, not one whole block")
         return 1.0 - float(self.blocks[:, :whole, :whole].sum(dtype=torch.int64)) / (self.heads * whole * whole)
 
-    def counts_and_indices(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Kept key blocks of every query block, as block-sparse kernels take them; listed once for a mask.
-
-        Returns:
-            counts, int32 (heads, side), and indices, int32 (heads, side, side): the first ``counts`` entries of a row
-            are its kept key blocks in ascending order, the rest are the blocks left out.
-        """
-        return self.form("lists", lambda mask: block_lists(mask.blocks))
-
-    def transposed_counts_and_indices(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query blocks that see each key block, as ``counts_and_indices``; a key block may be seen by none."""
-        return self.form("transposed lists", lambda mask: block_lists(mask.blocks.transpose(1, 2)))
-
     def to_tokens(self) -> torch.Tensor:
         """The mask token by token: bool (heads, tokens, tokens). For tests and small grids."""
         index = torch.arange(self.tokens, device=self.blocks.device) // self.block

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import types
 
 import pytest
 import torch
@@ -537,6 +538,38 @@ def test_flash4_takes_columns_only_where_the_mask_has_a_period_and_one_grid() ->
     assert registry.get("radial").block_mask(layout, 64).period == 2.5
 
 
+@pytest.mark.parametrize("megabytes", [1, 0])
+def test_flash4_prepares_just_what_a_forward_pass_reads(megabytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = types.SimpleNamespace(L2_cache_size=megabytes * 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cache)
+    monkeypatch.setattr(flash4, "_tensors", lambda counts, indices: (counts, indices))
+    mask = _with_text(period=2.25)
+    k = torch.zeros(1, mask.tokens, HEADS, SIZE, dtype=torch.bfloat16)
+    flash4.prepare(mask, k)
+    made = dict(mask._forms)
+    variant = flash4.VARIANTS["frames" if megabytes else "columns5"]
+    lists, rows = flash4._forms(mask, variant)
+    assert mask._forms == made and len(made) == (1 if megabytes else 2) and (rows is None) == bool(megabytes)
+    expected = flash4.walks(mask, variant)
+    assert all(one.equal(other) for one, other in zip(lists, expected, strict=True))
+    dense = dense_mask(*LAYOUTS["large_blocks"])
+    flash4.prepare(dense, k, flash4.VARIANTS["columns5"])
+    assert not dense._forms
+
+
+def test_other_kernels_prepare_what_their_calls_read() -> None:
+    mask, dense = _random_mask(*LAYOUTS["text"]), dense_mask(*LAYOUTS["text"])
+    k = torch.zeros(1, mask.tokens, HEADS, SIZE)
+    for module, form in ((sdpa, "sdpa torch.float32"), (flex, "flex False"), (gathered, "gathered")):
+        module.prepare(mask, k)
+        assert form in mask._forms
+    sdpa.attend(k, k, k, mask)
+    assert [name for name in mask._forms if name.startswith("sdpa t")] == ["sdpa torch.float32"]
+    for module in (sdpa, gathered):
+        module.prepare(dense, k)
+    assert not dense._forms
+
+
 def test_what_follows_from_a_mask_is_made_once() -> None:
     mask, made = _random_mask(*LAYOUTS["text"]), []
 
@@ -547,12 +580,7 @@ def test_what_follows_from_a_mask_is_made_once() -> None:
     assert mask.form("a", build) is mask.form("a", build)
     assert mask.form("b", build) is not mask.form("a", build)
     assert made == [mask, mask]
-    assert mask.counts_and_indices()[1] is mask.counts_and_indices()[1]
     assert mask.to("cpu") is mask
-    counts, indices = mask.transposed_counts_and_indices()
-    for head, column in itertools.product(range(mask.heads), range(mask.side)):
-        seen = mask.blocks[head, :, column].nonzero()[:, 0].tolist()
-        assert indices[head, column, : counts[head, column]].tolist() == seen
     assert not mask.is_dense and dense_mask(*LAYOUTS["text"]).is_dense
 
 

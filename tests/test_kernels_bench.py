@@ -314,6 +314,27 @@ def test_kernels_are_checked_and_timed_under_every_method(tmp_path: Path, capsys
     assert "TFLOP/s" in printed and printed.count("training") == 3
 
 
+def test_planning_is_that_of_what_each_kernel_reads(tmp_path: Path, add_kernel, capsys) -> None:
+    add_kernel("listed", "pass")
+    path = tmp_path / "listed.py"
+    made = "\n\nMADE = []\n\n\ndef prepare(mask, k, variant=None):\n"
+    slow = "    time.sleep(0.0 if MADE else 0.2)\n    MADE.append((mask, dict(mask._forms)))\n"
+    path.write_text(f"import time\n{path.read_text()}{made}{slow}")
+    record = _run(tmp_path, "--methods", "radial", "--kernels", "listed,reference")
+    assert all(plan.keys() == {"method", "tokens", "heads", "seconds", "peak_mib"} for plan in _plans(record))
+    entries = _entries(record)
+    assert entries["dense", "listed"]["lists"]["seconds"] < 0.2  # the first call does not count
+    assert entries["radial", "listed"]["lists"].keys() == {"seconds", "peak_mib"}
+    assert "lists" not in entries["radial", "reference"]
+    masks = kernels.load("listed").MADE
+    assert len({id(mask) for mask, _ in masks}) == len(masks) == 4 and not any(forms for _, forms in masks)
+    assert "planning radial: lists of listed 0.0" in capsys.readouterr().out
+
+
+def _plans(record: dict) -> list[dict]:
+    return record["details"]["planning"]
+
+
 def test_a_wrong_kernel_gets_no_time(tmp_path: Path, add_kernel, capsys: pytest.CaptureFixture) -> None:
     add_kernel("off", "result[:, :64] *= 1.05")
     add_kernel("lazy", "result[:, -1] = float('nan')")

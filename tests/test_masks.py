@@ -14,7 +14,7 @@ import twins
 
 from benchmark import registry
 from benchmark.layout import VideoLayout
-from benchmark.masks import BlockMask, band_mask, dense_mask, unit_density, unit_mask
+from benchmark.masks import BlockMask, band_mask, block_lists, dense_mask, unit_density, unit_mask
 from benchmark.windows import window_mask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +51,9 @@ def test_executed_pairs_and_density_equal_a_count_of_the_tokens() -> None:
         assert int(mask.sizes().sum()) == mask.tokens and int(mask.sizes().min()) >= 1
 
 
-def test_counts_and_indices_list_the_kept_blocks_of_every_row() -> None:
+def test_block_lists_are_the_kept_blocks_of_every_row() -> None:
     for mask in _random_masks(50):
-        counts, indices = mask.counts_and_indices()
+        counts, indices = block_lists(mask.blocks)
         assert counts.dtype == indices.dtype == torch.int32
         for head in range(mask.heads):
             for row in range(mask.side):

@@ -204,8 +204,34 @@ def test_a_kernel_that_fails_its_check_has_no_time(speed):
     one, other = (group.ours.entries for group in table.blocks[0].groups)
     assert (one["forward_ms"].text, one["forward_tflops"].text, one["error"].text) == ("232", "702", "2.2e-03")
     assert (one["planning_s"].text, one["planning_mib"].text) == ("0.120", "80")
+    assert one["planning_s"].notes == (table_kernels.FORMER_LISTS,)  # a record of before lists were the kernel's own
     assert other["forward_ms"].text == "incorrect" and all(entry.value is None for entry in other.values())
     assert "767 TFLOP/s" in to_markdown(table) and "flash-attn-4 4.0" in to_markdown(table)
+
+
+def kernel_line(**more) -> dict:
+    """The entries of a kernel that passed its forward check, as the table shows them."""
+    entry = {"method": "radial", "knobs": {}, "kernel": "flash4", "status": "passed", "reason": None, "density": 0.1}
+    entry |= {"values": {"forward_s": 0.2}, "errors": {"out": 2e-3}} | more
+    return table_kernels.ours(entry, {"radial": {"method": "radial", "seconds": 0.1, "peak_mib": 50.0}})
+
+
+def test_the_error_of_a_kernel_is_the_largest_of_its_gradients_too():
+    training = {"status": "passed", "reason": None, "errors": {"out": 2e-3, "dq": 4e-3, "dk": 3e-3}}
+    assert kernel_line(training=training)["error"].text == "4.0e-03"
+    assert kernel_line()["error"].text == "2.0e-03"
+
+
+def test_a_training_check_that_fails_is_said_where_its_time_would_stand():
+    found = kernel_line(training={"status": "incorrect", "reason": "dv 3e-01 > 5e-03"})
+    assert (found["training_ms"].text, found["training_ms"].reason) == ("incorrect", "Dv 3e-01 > 5e-03.")
+    assert found["forward_ms"].value == pytest.approx(200.0)
+
+
+def test_planning_is_of_the_mask_and_of_the_kernels_own_lists():
+    found = kernel_line(lists={"seconds": 0.02, "peak_mib": 80.0})
+    assert (found["planning_s"].text, found["planning_mib"].text) == ("0.120", "80")
+    assert kernel_line()["planning_s"].text == "0.100" and not found["planning_s"].notes
 
 
 def operations(folder):

@@ -10,6 +10,10 @@ A kernel is a module with
   type and head size, or None.
 - ``SKIPS_BLOCKS``: whether it can skip the blocks that a mask leaves out, so that they are neither read nor computed,
   and ``skips(block)``: whether it does so for blocks of that many tokens.
+- ``prepare(mask, k, variant=None)``, where there is anything to do: makes the lists that a forward pass with such keys
+  reads of a mask on their device, and keeps them with it, as the first call would.
+- ``VARIANTS``, where there are several ways to run the same attention, by name: ``attend_as(variant, ...)`` is
+  ``attend`` in one of them, and ``differ(mask)`` says whether they run a mask in different ways.
 - ``CAPTURES_MASKS``: whether its calls are known to run from a CUDA graph whatever the mask; with one that keeps all,
   every kernel's do.
 

@@ -150,22 +150,45 @@ def attend_as(
     if mask.block % _BLOCK and not mask.is_dense:
         raise ValueError(f"mask: {unsupported(mask.block, q.dtype, q.shape[3])}")
     mask = mask.to(q.device)
-    if variant is None:
-        one_head = 2 * k.shape[1] * k.shape[3] * k.element_size()
-        variant = preferred(one_head, torch.cuda.get_device_properties(k.device).L2_cache_size)
-    variant = _fitting(variant, mask)
+    variant = _chosen(variant, mask, k)
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         result = _train(variant, q, k, v, mask)
         return result if out is None else out.copy_(result)
     direct = out if out is not None and _writable(out) else torch.empty(q.shape, dtype=v.dtype, device=v.device)
-    if variant.columns:
-        there, back = mask.form(f"flash4 rows {variant.columns}", _Rows(variant.columns))
+    lists, rows = _forms(mask, variant)
+    if rows is not None:
+        there, back = rows
         result = torch.empty(q.shape, dtype=v.dtype, device=v.device)
-        _forward(moved(q, there), k, v, _lists(mask, variant), result)
+        _forward(moved(q, there), k, v, lists, result)
         moved(result, back, direct)
     else:
-        _forward(q, k, v, _lists(mask, variant), direct)
+        _forward(q, k, v, lists, direct)
     return direct if out is None or out is direct else out.copy_(direct)
+
+
+def prepare(mask: BlockMask, k: torch.Tensor, variant: Variant | None = None) -> None:
+    """Makes what a forward pass reads of a mask, and keeps it with the mask; nothing for a dense one.
+
+    Args:
+        mask: on the device of the keys.
+        k: (batch, tokens, heads, head size).
+        variant: None is the ``preferred`` one.
+    """
+    _forms(mask, _chosen(variant, mask, k))
+
+
+def _chosen(variant: Variant | None, mask: BlockMask, k: torch.Tensor) -> Variant:
+    """The variant, or for None the preferred one, as it can run a mask."""
+    if variant is None:
+        one_head = 2 * k.shape[1] * k.shape[3] * k.element_size()
+        variant = preferred(one_head, torch.cuda.get_device_properties(k.device).L2_cache_size)
+    return _fitting(variant, mask)
+
+
+def _forms(mask: BlockMask, variant: Variant) -> tuple[Any | None, tuple[torch.Tensor, torch.Tensor] | None]:
+    """What a forward pass reads of a mask: its lists, None where it is dense, and the order of its rows, if any."""
+    rows = mask.form(f"flash4 rows {variant.columns}", _Rows(variant.columns)) if variant.columns else None
+    return _lists(mask, variant), rows
 
 
 def _interface() -> Any:

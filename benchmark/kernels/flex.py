@@ -79,12 +79,20 @@ def attend(
     """
     check_inputs(q, k, v, mask, out)
     trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    mask = mask.to(q.device)
-    block_mask = mask.form(f"flex {trains}", functools.partial(block_lists, backward=trains))
+    block_mask = _kept_lists(mask.to(q.device), trains)
     with torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT):
         result = _compiled()(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=block_mask)
     result = result.transpose(1, 2)
     return result if out is None else out.copy_(result)
+
+
+def prepare(mask: BlockMask, k: torch.Tensor, variant: None = None) -> None:
+    """Makes the lists that a forward pass reads of a mask on the device of the keys, and keeps them with it."""
+    _kept_lists(mask, backward=False)
+
+
+def _kept_lists(mask: BlockMask, backward: bool) -> flex.BlockMask:
+    return mask.form(f"flex {backward}", functools.partial(block_lists, backward=backward))
 
 
 @functools.cache

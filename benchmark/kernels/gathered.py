@@ -85,6 +85,12 @@ def attend(
     return result if out is None or out is result else out.copy_(result)
 
 
+def prepare(mask: BlockMask, k: torch.Tensor, variant: None = None) -> None:
+    """Makes the lists that a forward pass reads of a mask on the device of the keys, and keeps them with it."""
+    if not mask.is_dense:
+        mask.form("gathered", lists)
+
+
 class Lists(NamedTuple):
     """What each tile of rows sees.
 

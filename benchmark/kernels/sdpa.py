@@ -96,6 +96,12 @@ def attend(
     return out
 
 
+def prepare(mask: BlockMask, k: torch.Tensor, variant: None = None) -> None:
+    """Makes the runs of rows that a call over small blocks takes, and keeps them with the mask, if they are small."""
+    if not mask.is_dense and not skips(mask.block):
+        _masked_runs(mask, k.dtype)
+
+
 def _dense(q, k, v):
     """Attention to all keys; on a Hopper GPU by cuDNN, where that can, which is nearly twice as fast as the rest."""
     if q.device.type != "cuda":
