@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
-import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +23,7 @@ from benchmark.records import describe_device, read_record, write_json
 from benchmark.reference import REFERENCE
 from benchmark.speed import (
     assemble,
-    clock,
+    audit,
     committed,
     ends,
     expected,
@@ -36,7 +34,6 @@ from benchmark.speed import (
     steps,
     training,
 )
-from benchmark.speed.cells import from_settings
 from benchmark.speed.clock import Clock, OutOfTime
 from benchmark.speed.settings import Stage
 
@@ -45,7 +42,6 @@ logger = logging.getLogger(__name__)
 PARTS = ("plan", "parts", "profile", "whole", "ends", "training", "run", "assemble")
 UNFINISHED = 75
 """Exit status of a job whose time was up before it was done: run it again (EX_TEMPFAIL)."""
-AUDIT_TOLERANCE = 0.05
 
 MEASURE = MappingProxyType(
     {
@@ -114,53 +110,6 @@ def _only(planned: Mapping[str, Any], methods: set[str]) -> dict[str, Any]:
     return {**planned, **lists, "cells": kept, "run": planned["run"] if planned["run"] in kept else None}
 
 
-def remeasure(path: Path, device: str = "cuda") -> float:
-    """The time of a record's attention call now, over the one that it says.
-
-    Args:
-        path: a record of kind ``attention``.
-
-    Raises:
-        ValueError: it is another record, or has no numbers.
-    """
-    held = read_record(path)
-    if held["kind"] != parts.ATTENTION or held["status"] != "passed":
-        raise ValueError(f"record {path}: kind={held['kind']}, status={held['status']}: a passed attention is needed")
-    return parts.again(held, device) / held["values"]["call_s"]
-
-
-def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float | None]:
-    """Measures a share of the attention calls anew, and writes a record of kind ``audit`` beside each.
-
-    Returns:
-        New over old, by record; None where it could not be measured again.
-    """
-    paths = []
-    for path in sorted(folder.rglob(f"{parts.ATTENTION}.json")):
-        held = read_record(path)
-        if held["status"] == "passed" and not clock.outdated(held):
-            paths.append(path)
-    if not paths:
-        logger.warning("%s: no attention call passed, so there is nothing to audit", folder)
-    chosen = sorted(random.Random(seed).sample(paths, math.ceil(share * len(paths))))
-    found: dict[str, float | None] = {}
-    for path in chosen:
-        held = read_record(path)
-        found[path.as_posix()] = None
-
-        def again(path: Path = path) -> clock.Measured:
-            ratio = remeasure(path, device)
-            found[path.as_posix()] = ratio
-            details: dict[str, Any] = {"units": {"ratio": ""}, "ratio": ratio}
-            if abs(ratio - 1) > AUDIT_TOLERANCE:
-                words = f"measured again it takes {ratio:.3f} times as long; {AUDIT_TOLERANCE:.0%} are allowed"
-                details |= {"status": "incorrect", "reason": words}
-            return {"ratio": ratio}, details
-
-        clock.record("audit", from_settings(held["cell"]), path.with_name("audit.json"), device, again)
-    return found
-
-
 def estimate(stages: Mapping[str, Stage], records: Path | None) -> dict[str, dict[str, float]]:
     """GPU seconds on an H100 that each part of each stage will take, roughly.
 
@@ -215,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit-s", type=float, metavar="SECONDS", help="begin nothing new that would end later")
     parser.add_argument("--whole-run", action="store_true", help="the same as --part run")
     parser.add_argument("--estimate", action="store_true", help="print the GPU seconds that each part will take")
-    parser.add_argument("--audit", type=Path, metavar="FOLDER", help="measure a share of the attention calls anew")
+    parser.add_argument("--audit", type=Path, metavar="FOLDER", help="measure a share of the cells anew")
     parser.add_argument("--share", type=float, default=0.05, help="share that the audit takes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones the audit takes (default: %(default)s)")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="copy records to results/reference")
@@ -239,12 +188,12 @@ def run(args: argparse.Namespace) -> int:
     if args.audit:
         if not 0 < args.share <= 1:
             raise ValueError(f"--share={args.share}: a share above 0 and at most 1 is needed")
-        found = audit(args.audit, args.device, args.share, args.seed)
+        found = audit.audit(args.audit, args.device, args.share, args.seed)
         for name, ratio in found.items():
             print("not measured" if ratio is None else f"{ratio:.3f}", name, sep="  ")
-        agrees = all(ratio is not None and abs(ratio - 1) <= AUDIT_TOLERANCE for ratio in found.values())
-        if args.summary:  # for a workflow: the outcome is in the records, and the tables below which it is said go on
-            write_json(args.summary, {"tolerance": AUDIT_TOLERANCE, "agrees": agrees, "new_over_old": found})
+        agrees = all(map(audit.agrees, found.values()))
+        if args.summary:  # for a workflow: the outcome is in the records, and tables leave out what disagrees
+            write_json(args.summary, {"tolerance": audit.TOLERANCE, "agrees": agrees, "new_over_old": found})
             return 0
         return int(not agrees)
     if args.config is None and args.stage_json is None:

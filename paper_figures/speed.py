@@ -163,6 +163,8 @@ class Speed:
     def record(self, cell: SpeedCell, kind: str) -> dict[str, Any] | None:
         """A cell's record; None where there is none, or it is about a trial or other settings than the configuration's.
 
+        One that stands on a number that an audit did not find again is ``incorrect``.
+
         Raises:
             ValueError: the record is damaged.
         """
@@ -170,7 +172,24 @@ class Speed:
         if not path.is_file():
             return None
         record = self._read(path)
-        return record if difference(record, cell) is None else None
+        if difference(record, cell) is not None:
+            return None
+        used = {record.get("seal"), *(record["details"].get("records") or {}).values()}
+        off = [reason for sealed, reason in self._disagreeing.items() if sealed in used]
+        if record["status"] == "passed" and off:
+            return {**record, "status": "incorrect", "reason": "; ".join(off), "values": {}}
+        return record
+
+    @cached_property
+    def _disagreeing(self) -> dict[str, str]:
+        """The seals of records whose numbers an audit did not find again, and in words how far it was off."""
+        found = {}
+        for audited in self.audits(cell for cells in self.stages.values() for cell in cells):
+            of, details = from_settings(audited["cell"]), audited["details"]
+            for kind in details["off"]:
+                words = f"the audit of {of.stage} {of.method}/{of.setting} ({kind}) found {details['ratios'][kind]:.3f}"
+                found[details["audited"][kind]] = f"{words} times its time"
+        return found
 
     def other(self, cell: SpeedCell, kind: str) -> str | None:
         """Why a record that lies in a cell's place does not count; None where there is none or it counts."""
@@ -194,9 +213,20 @@ class Speed:
         return [record for record in records if record["kind"] == KERNELS]
 
     def audits(self, cells: Iterable[SpeedCell]) -> list[dict[str, Any]]:
-        """The records of attention calls of cells that were measured anew, passed or not."""
-        paths = [self.folder / "records" / cell.path / f"{AUDIT}.json" for cell in cells]
-        return [self._read(path) for path in paths if path.is_file()]
+        """The audits of cells, passed or not; not those of other settings, or of records that are others by now."""
+        return [found for cell in cells if (found := self._audit(cell)) is not None]
+
+    def _audit(self, cell: SpeedCell) -> dict[str, Any] | None:
+        folder = self.folder / "records" / cell.path
+        path = folder / f"{AUDIT}.json"
+        found = self._read(path) if path.is_file() else None
+        if found is None or difference(found, cell) is not None:
+            return None
+        of = {folder / f"{kind}.json": sealed for kind, sealed in found["details"].get("audited", {}).items()}
+        if of and all(each.is_file() and self._read(each).get("seal") == sealed for each, sealed in of.items()):
+            return found
+        logger.warning("%s: of other records than those that lie beside it; not shown", path)
+        return None
 
     def measured(self, cells: Iterable[SpeedCell]) -> Iterator[dict[str, Any]]:
         """What was measured for cells, and for their stages: the records but those put together from others."""

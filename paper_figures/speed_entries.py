@@ -311,12 +311,12 @@ def whole_runs(speed: Speed) -> list[str]:
 
 
 def audit(speed: Speed, cells: Sequence[SpeedCell]) -> list[str]:
-    """How far attention calls that were measured anew are from their records."""
+    """How far cells that were measured anew are from their records."""
     records = speed.audits(cells)
     if not records:
         return []
     agreed = [record["values"]["ratio"] for record in records if record["status"] == "passed"]
-    words = f"Audit: {len(records)} attention calls of these cells were measured anew, {len(agreed)} agree within 5 %"
+    words = f"Audit: {len(records)} of these cells were measured anew, {len(agreed)} agree within 5 %"
     if agreed:
         words += f", the farthest by {max(abs(found - 1) for found in agreed):.1%}"
     off = [_off(record) for record in records if record["status"] != "passed"]

@@ -11,7 +11,7 @@ import yaml
 
 from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, clock, committed, outside_profile, parts, planning, settings, steps
+from benchmark.speed import assemble, audit, clock, committed, outside_profile, parts, planning, settings, steps
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
 
@@ -350,13 +350,51 @@ def test_an_audit_says_what_is_off_and_stops_no_workflow(tmp_path, monkeypatch, 
     from benchmark.__main__ import main
 
     path, folder = committed_of(tmp_path)
-    monkeypatch.setattr(latency, "remeasure", lambda *_: 1.2)
+    monkeypatch.setattr(audit, "remeasure", lambda *_: 1.2)
     words = ["--quiet", "latency", "--audit", str(folder), "--device", "cpu"]
     assert main(words) == 1 and "1.200" in capsys.readouterr().out
     assert main([*words, "--summary", str(tmp_path / "s.json")]) == 0
     assert json.loads((tmp_path / "s.json").read_text())["agrees"] is False
     held = read_record(path.with_name("audit.json"))
-    assert (held["status"], held["details"]["ratio"]) == ("incorrect", 1.2) and "1.200 times" in held["reason"]
+    assert (held["status"], held["details"]["ratios"]) == ("incorrect", {"attention": 1.2})
+    assert "attention call 1.200" in held["reason"] and held["details"]["off"] == ["attention"]
+    assert held["details"]["audited"] == {"attention": read_record(path)["seal"]}
+
+
+def test_an_audit_draws_cells_and_every_kind_that_was_timed(tmp_path):
+    for number in range(40):
+        for kind in ("attention", "lora", *["step"] * (number == 7), *["lora_step"] * (number == 9)):
+            cell = replace(CELL, shape=f"s{number:02}")
+            made = make_record(kind, cell, "passed", {}, details={"protocol": clock.PROTOCOL.get(kind, 1)})
+            write_json(tmp_path / cell.path / f"{kind}.json", made)
+    drawn = audit.draw(tmp_path, 0.05, seed=0)
+    assert drawn == audit.draw(tmp_path, 0.05, seed=0) != audit.draw(tmp_path, 0.05, seed=1)
+    kinds = [path.stem for paths in drawn.values() for path in paths]
+    assert set(kinds) == {"attention", "lora", "step", "lora_step"} and 2 <= len(drawn) <= 4
+    assert all(kinds.count(kind) == len(drawn) for kind in ("attention", "lora"))
+    assert audit.draw(tmp_path / "none", 0.05, seed=0) == {}
+
+
+def test_what_disagrees_is_kept_where_another_kind_fails(tmp_path, monkeypatch):
+    path, folder = committed_of(tmp_path)
+    committed_of(tmp_path, "lora")
+
+    def again(held, device):
+        if held["kind"] == "lora":
+            raise RuntimeError("it broke")
+        return 0.9
+
+    monkeypatch.setattr(audit, "remeasure", again)
+    assert list(audit.audit(folder, "cpu", 1.0, 0).values()) == [0.9, None]
+    held = read_record(path.with_name("audit.json"))
+    assert held["status"] == "error" and held["details"]["off"] == ["attention"]
+    assert held["details"]["audited"].keys() == {"attention", "lora"}
+
+
+def test_all_that_an_audit_draws_can_be_measured_again(measured):
+    for kind in ("attention", "step", "lora", "lora_step"):
+        held = record(measured, f"radial/paper/{kind}")
+        assert (held["status"], held["kind"]) == ("passed", kind) and audit.remeasure(held, "cpu") > 0
 
 
 def test_parts_that_disagree_with_whole_steps_are_incorrect():

@@ -8,7 +8,7 @@ import json
 import pytest
 from timed import CONFIG, DEVICE, STATE, cells, filled, latency, put, speed_of
 
-from benchmark.records import make_record, write_json
+from benchmark.records import make_record, read_record, write_json
 from benchmark.speed.cells import SpeedCell
 from paper_figures import figure2, figure_speedup, table1_speed, table2_speed, table_kernels
 from paper_figures.__main__ import main
@@ -149,11 +149,57 @@ def test_a_changed_record_is_refused(speed, capsys):
 
 def test_an_audit_that_disagrees_is_said_below_the_table(speed):
     one = cells(filled(speed), "hunyuanvideo/table1")
-    put(speed, "audit", one["dense/paper"], values={"ratio": 1.01})
-    put(speed, "audit", one["sta/paper"], "incorrect", reason="measured again it takes 1.200 times as long")
+    audited(speed, one["dense/paper"], 1.01)
+    audited(speed, one["sta/paper"], 1.2)
     said = next(words for words in table1_speed.table(speed).remarks if words.startswith("Audit"))
-    assert "2 attention calls of these cells were measured anew, 1 agree within 5 %, the farthest by 1.0%" in said
-    assert "The others do not: HunyuanVideo 117f STA at the paper setting: measured again it takes 1.200" in said
+    assert "2 of these cells were measured anew, 1 agree within 5 %, the farthest by 1.0%" in said
+    assert "The others do not: HunyuanVideo 117f STA at the paper setting: attention call 1.200" in said
+
+
+def audited(speed, cell, ratio: float) -> str:
+    """Writes a cell's attention call and an audit of it. Returns the seal of the call's record."""
+    put(speed, "attention", cell, values={"call_s": 1.0})
+    sealed = read_record(speed.folder / "records" / cell.path / "attention.json")["seal"]
+    off = abs(ratio - 1) > 0.05
+    details = {"audited": {"attention": sealed}, "ratios": {"attention": ratio}, "off": ["attention"] * off}
+    outcome = {"status": "incorrect", "reason": f"attention call {ratio:.3f}"} if off else {"values": {"ratio": ratio}}
+    put(speed, "audit", cell, details=details, **outcome)
+    return sealed
+
+
+def test_what_stands_on_a_call_that_an_audit_did_not_find_again_is_incorrect(speed):
+    one = cells(filled(speed), "hunyuanvideo/table1")
+    sealed = audited(speed, one["sta/paper"], 1.2)
+    put(speed, "latency", one["sta/paper"], values=latency(0.4, 500.0), details={"records": {"own_attention": sealed}})
+    found = groups(table1_speed.table(speed))
+    shown = found["table1", "sta", "paper"][0]["latency_s"]
+    assert (shown.text, shown.value) == ("incorrect", None)
+    assert "The audit of hunyuanvideo/table1 sta/paper (attention) found 1.200 times its time" in shown.reason
+    assert found["table1", "radial", "authors"][0]["latency_s"].value == 520.0  # stands on other records
+    assert speed.passed(one["sta/paper"], "latency") == speed.passed(one["sta/paper"], "attention") == {}
+
+
+def test_an_audit_of_a_record_that_was_measured_anew_since_is_not_shown(speed):
+    one = cells(filled(speed), "hunyuanvideo/table1")
+    sealed = audited(speed, one["sta/paper"], 1.2)
+    put(speed, "latency", one["sta/paper"], values=latency(0.4, 500.0), details={"records": {"own_attention": sealed}})
+    put(speed, "attention", one["sta/paper"], values={"call_s": 1.1})
+    assert audits_of(speed) == []
+    audited(speed, one["sta/paper"], 1.2)
+    assert len(audits_of(speed)) == 1
+    put(speed, "audit", one["sta/paper"], "incorrect", reason="of before audits named what they are of")
+    assert audits_of(speed) == []
+    audited(speed, one["sta/paper"], 1.2)
+    other = SpeedCell(**(one["sta/paper"].settings() | {"dense_steps": 3}))
+    audited(speed, other, 1.2)
+    assert audits_of(speed) == []
+    assert groups(table1_speed.table(speed))["table1", "sta", "paper"][0]["latency_s"].value == 500.0
+
+
+def audits_of(speed) -> list:
+    """The audits that tables show of Table 1's cells."""
+    fresh = Speed(speed.folder, speed.config)
+    return fresh.audits(fresh.stages["hunyuanvideo/table1"])
 
 
 def test_a_dense_step_from_parts_stands_beside_the_whole_one(speed):

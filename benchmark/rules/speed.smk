@@ -96,7 +96,7 @@ rule speed_kernels:
 
 rule speed_audit:
     input:
-        [f"{RESULTS}/stages/{name}/parts.json" for name in STAGES],
+        [f"{RESULTS}/stages/{name}/assemble.json" for name in STAGES],
     output:
         f"{RESULTS}/stages/audit.json",
     log:
@@ -109,7 +109,7 @@ rule speed_audit:
     resources:
         gpu=min(len(GPUS), 1),
         mem_mb=32000,
-        runtime=20,
+        runtime=60,
     params:
         records=RECORDS,
     shell:
