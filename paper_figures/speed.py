@@ -7,6 +7,7 @@ said by the configuration that they were measured under, so that a cell without 
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -248,7 +249,7 @@ def without(config: Mapping[str, Any], methods: Iterable[str]) -> dict[str, Any]
         for key in ("methods", "whole", "training", "kernels"):
             if key in stage:
                 found[key] = [name for name in stage[key] if name.partition("/")[0] not in gone]
-        for key in ("authors", "density"):
+        for key in ("authors", "density", "knobs"):
             if isinstance(stage.get(key), Mapping):
                 found[key] = {name: value for name, value in stage[key].items() if name not in gone}
         if stage.get("run", "").partition("/")[0] in gone:
@@ -262,8 +263,8 @@ def without(config: Mapping[str, Any], methods: Iterable[str]) -> dict[str, Any]
 def difference(record: Record, cell: SpeedCell) -> str | None:
     """In what a record's cell is another than the configuration's, in words; None where it is the same.
 
-    The knobs are solved for the budget only when a cell is planned, so they are held against each other for published
-    settings alone; a method that has no density to set loses its budget there.
+    Knobs are held against each other but those that are solved for the budget when a cell is planned; one that a record
+    has no word of stood at its default. A method that has no density to set loses its budget when it is planned.
     """
     try:
         found = from_settings(record["cell"])
@@ -277,9 +278,35 @@ def difference(record: Record, cell: SpeedCell) -> str | None:
         have, want = getattr(found, name), getattr(cell, name)
         if have != want:
             return f"it is about {name}={have}, the configuration about {want}"
+    fixed = _fixed(cell.canonical()) if cell.method and cell.setting != "authors" else {}
+    for name, (want, default) in fixed.items():
+        have = found.knobs.get(name, default)
+        if have != want:
+            return f"it is about {name}={have}, the configuration about {want}"
     if found.budget is not None and found.budget != cell.budget:
         return f"it is about budget={found.budget}, the configuration about {cell.budget}"
     return None
+
+
+@functools.cache
+def _fixed(canonical: str) -> dict[str, tuple[Any, Any]]:
+    """The knobs of a configuration's cell that are not solved for its budget: the value of each, and its default.
+
+    Args:
+        canonical: the cell as ``SpeedCell.canonical`` writes it.
+    """
+    from benchmark import models, registry
+
+    cell = from_settings(json.loads(canonical))
+    method = registry.get(cell.method, cell.knobs)
+    own, defaults = method.knobs(), registry.get(cell.method).knobs()
+    solved = set()
+    if cell.budget is not None:
+        layout = models.get(cell.model).layout(cell.frames, cell.height, cell.width)
+        settings = [one.knobs() for one in method.settings(layout, cell.block)]
+        solved = {name for one in settings for name, value in one.items() if value != own[name]}
+        solved |= {method.density_knob()} if not settings else set()
+    return {name: (own[name], defaults[name]) for name in own if name not in solved}
 
 
 def prediction(record: Record) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from timed import CONFIG, DEVICE, STATE, cells, filled, latency, put, speed_of
@@ -136,6 +137,30 @@ def test_a_record_of_other_settings_or_of_a_trial_does_not_count(speed):
         assert entry.text == NOT_YET and words in entry.reason
 
 
+def test_a_record_of_other_knobs_than_those_configured_does_not_count(tmp_path):
+    (tmp_path / "speed.yaml").write_text(
+        CONFIG.replace("density: 0.32\n", "density: 0.32\n      knobs: {radial: {neighbour: decayed}}\n", 1)
+    )
+    speed = Speed(tmp_path / "results", tmp_path / "speed.yaml")
+    one = cells(speed, "hunyuanvideo/table1")
+    want = one["radial/paper"].knobs
+    assert want["neighbour"] == "decayed"
+    for knobs, counts in (
+        (want | {"decay": 0.123}, True),  # solved for the budget
+        (want | {"neighbour": "half"}, False),
+        (want | {"sink": not want["sink"]}, False),
+        ({"decay": 0.123}, False),  # from before the knob was there: at its default, whole
+    ):
+        put(speed, "latency", replace(one["radial/paper"], knobs=knobs), values=latency(0.32, 500.0))
+        found = Speed(speed.folder, speed.config)
+        assert (found.record(one["radial/paper"], "latency") is not None) == counts
+    assert found.other(one["radial/paper"], "latency").startswith("it is about neighbour=")
+    for knobs, counts in (({"window": "1x1x1"}, True), ({"tile": "1x2x2"}, False), ({}, True)):
+        put(speed, "latency", replace(one["sta/paper"], knobs=knobs), values=latency(0.32, 500.0))
+        found = Speed(speed.folder, speed.config)
+        assert (found.record(one["sta/paper"], "latency") is not None) == counts
+
+
 def test_a_changed_record_is_refused(speed, capsys):
     cell = cells(speed, "hunyuanvideo/table1")["dense/paper"]
     put(speed, "latency", cell, values=latency(1.0, 1000.0))
@@ -220,7 +245,8 @@ def test_two_gpus_are_refused(speed):
 def test_a_method_without_a_file_is_left_out_and_said_so(tmp_path):
     path = tmp_path / "speed.yaml"
     path.write_text(CONFIG.replace("[dense, sta,", "[dense, gone,").replace("[radial/paper]", "[gone/paper]"))
-    path.write_text(path.read_text().replace("methods: [dense, radial]", "methods: [dense, gone]"))
+    text = path.read_text().replace("methods: [dense, radial]", "methods: [dense, gone]")
+    path.write_text(text.replace("density: 0.32\n", "density: 0.32\n      knobs: {gone: {decay: 0.5}}\n", 1))
     for module in (table1_speed, table2_speed):
         table = module.table(Speed(tmp_path, path))
         assert "Left out, since there is no such file in methods/: gone." in table.remarks
