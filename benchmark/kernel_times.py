@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -272,16 +273,23 @@ def kernel(name: str, shape: Shape, device: str, sparse: bool) -> tuple[str | No
     variants = getattr(module, "VARIANTS", {})
     if variant not in variants:
         raise ValueError(f"kernel {name!r} is unknown: {registry.nearest(variant, list(variants) or ['no variant'])}")
+    if reason is None and hasattr(module, "unavailable_as"):
+        reason = module.unavailable_as(variants[variant], torch.device(device))
     return reason, functools.partial(module.attend_as, variants[variant])
 
 
 def _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, rate, device) -> dict[str, Any]:
-    """Check and times of one kernel under one method; ``training`` has a status of its own."""
+    """Check and times of one kernel under one method; ``training`` has a status of its own.
+
+    ``backends`` names what of a library computed the check, where that chooses.
+    """
     reason, attend = kernel(name, shape, device, not mask.is_dense)
     if reason is not None:
         return {"status": "unsupported", "reason": reason}
     q, k, v = inputs.q, inputs.k, inputs.v
-    entry = _checked(kernel_errors(attend, q, k, v, mask, inputs.rows), inputs.allowed)
+    with getattr(kernels.load(name.partition(":")[0]), "recorded", contextlib.nullcontext)() as backends:
+        entry = _checked(kernel_errors(attend, q, k, v, mask, inputs.rows), inputs.allowed)
+    entry |= {"backends": sorted(backends)} if backends is not None else {}
     if entry["status"] != "passed":
         return entry
     operations = 4.0 * shape.heads * shape.head_dim * mask.executed_pairs()

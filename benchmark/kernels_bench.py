@@ -20,7 +20,7 @@ from benchmark.records import write_json
 
 EXAMPLE = """example:
   python -m benchmark kernels_bench --model hunyuanvideo --frames 117 --height 768 --width 1280 \\
-      --methods dense,radial --set radial.decay=0.95 --set radial.sink=false --kernels flash4,sdpa --record kernels.json
+      --methods dense,radial --set radial.decay=0.95 --set radial.sink=false --kernels flash4,sdpa:cudnn --record k.json
 """
 
 
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", default="dense,radial", help="comma-separated; dense is always measured")
     parser.add_argument("--set", dest="knobs", action="append", default=[], metavar="METHOD.KNOB=VALUE")
     parser.add_argument("--budget", type=float, help="density that the methods' knobs are solved for")
-    parser.add_argument("--kernels", default="flash4,flex,sdpa", help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "--kernels", default="flash4,flex,sdpa:cudnn,sdpa:flash", help="comma-separated (default: %(default)s)"
+    )
     parser.add_argument("--backward", action="store_true", help="forward and backward together, too")
     parser.add_argument("--complete", action="store_true", help="the methods' whole operators, too")
     parser.add_argument("--tune", action="store_true", help="every variant of the kernels, too")
@@ -134,6 +136,8 @@ def table(record: dict[str, Any]) -> str:
         start = f"{entry['method']:<14}{entry['kernel']:<26}"
         if entry["status"] != "passed":
             lines.append(f"{start}{entry['status']}: {entry['reason']}")
+        if entry.get("backends"):
+            lines.append(f"{start}computed by {', '.join(entry['backends'])}")
         training = entry.get("training", {"status": "passed"})
         if training["status"] != "passed":
             lines.append(f"{start}training {training['status']}: {training['reason']}")

@@ -120,7 +120,7 @@ def block(record: Record) -> Block:
     for entry in details["entries"]:
         facts = told | {"method": entry["method"], "kernel": entry["kernel"], "knobs": entries.as_json(entry["knobs"])}
         facts["matmul_tflops"] = record["values"]["matmul_tflops"]
-        groups.append(Group(_label(entry), Line(_kernel(entry["kernel"]), ours(entry, planning)), facts=facts))
+        groups.append(Group(_label(entry), Line(_kernel(entry), ours(entry, planning)), facts=facts))
     return Block(f"{heading}; matrix product {record['values']['matmul_tflops']:.0f} TFLOP/s", tuple(groups))
 
 
@@ -137,8 +137,13 @@ def _label(entry: Mapping[str, Any]) -> str:
     return f"{title} ({entries.knobs(changed)})" if changed else title
 
 
-def _kernel(name: str) -> str:
-    return "its own operator" if name == "method" else name
+def _kernel(entry: Mapping[str, Any]) -> str:
+    """A kernel's name, and what of a library computed it where that chose."""
+    name = entry["kernel"]
+    if name == "method":
+        return "its own operator"
+    chosen = [backend.replace("_ATTENTION", "").lower() for backend in entry.get("backends", ())]
+    return f"{name} ({', '.join(chosen)})" if chosen and ":" not in name else name
 
 
 def table(speed: Speed) -> Table:

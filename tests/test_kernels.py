@@ -13,6 +13,7 @@ import types
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmark import kernels, registry
@@ -568,6 +569,26 @@ def test_other_kernels_prepare_what_their_calls_read() -> None:
     for module in (sdpa, gathered):
         module.prepare(dense, k)
     assert not dense._forms
+
+
+@pytest.mark.parametrize("name", ["text", "large_blocks"])
+def test_a_variant_of_sdpa_computes_by_its_backend_alone(name: str) -> None:
+    block = 64
+    layout = LAYOUTS[name][0]
+    side = layout.blocks(block)
+    sparse = BlockMask(torch.eye(side, dtype=torch.bool)[None], block, layout.tokens)
+    q = torch.randn(1, layout.tokens, HEADS, SIZE, generator=torch.Generator().manual_seed(0))
+    for mask in (sparse, dense_mask(layout, block)):
+        expected = sdpa.attend(q, q, q, mask)
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):  # which a CPU has
+            with sdpa.recorded() as seen:
+                found = sdpa.attend_as(backend, q, q, q, mask)
+            assert seen == {backend.name} and torch.allclose(found, expected, atol=1e-5)
+    with sdpa.recorded() as seen, pytest.raises(ValueError, match="MATH takes blocks of 64 tokens or more, not 4"):
+        sdpa.attend_as(SDPBackend.MATH, q, q, q, BlockMask(torch.eye(layout.blocks(4)).bool()[None], 4, layout.tokens))
+    sdpa.attend(q, q, q, sparse)
+    assert not seen and not sdpa._recorders and not sdpa.differ(sparse)
+    assert set(sdpa.VARIANTS) == {"cudnn", "flash"}
 
 
 def test_what_follows_from_a_mask_is_made_once() -> None:

@@ -335,6 +335,16 @@ def _plans(record: dict) -> list[dict]:
     return record["details"]["planning"]
 
 
+def test_entries_say_by_what_backend_pytorch_computed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    entries = _entries(_run(tmp_path, "--methods", "radial", "--kernels", "sdpa,sdpa:cudnn,reference"))
+    assert entries["dense", "sdpa"]["backends"] == entries["radial", "sdpa"]["backends"] == ["FLASH_ATTENTION"]
+    assert "backends" not in entries["dense", "reference"]
+    variant = entries["dense", "sdpa:cudnn"]
+    assert (variant["status"], variant["values"]) == ("unsupported", {})
+    assert "CUDNN_ATTENTION is chosen on NVIDIA GPUs only" in variant["reason"]
+    assert "computed by FLASH_ATTENTION" in capsys.readouterr().out
+
+
 def test_a_wrong_kernel_gets_no_time(tmp_path: Path, add_kernel, capsys: pytest.CaptureFixture) -> None:
     add_kernel("off", "result[:, :64] *= 1.05")
     add_kernel("lazy", "result[:, -1] = float('nan')")
@@ -395,6 +405,7 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path, capsys:
     path = tmp_path / "record.json"
     for words, line in (
         (["--kernels", "sdpb"], "kernel 'sdpb' is unknown: did you mean 'sdpa'"),
+        (["--kernels", "sdpa:flesh"], "kernel 'sdpa:flesh' is unknown: did you mean 'flash'"),
         (["--kernels", "flash4:column5"], "kernel 'flash4:column5' is unknown: did you mean 'columns5'"),
         (["--methods", "radiall"], "radiall"),
         (["--methods", "radial", "--set", "decay=1"], "--set decay=1: METHOD.KNOB=VALUE is needed"),

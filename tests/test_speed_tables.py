@@ -300,6 +300,14 @@ def test_a_training_check_that_fails_is_said_where_its_time_would_stand():
     assert found["forward_ms"].value == pytest.approx(200.0)
 
 
+def test_the_table_says_what_computed_a_kernel_of_pytorch():
+    shown = {}
+    for name, more in (("sdpa", {"backends": ["CUDNN_ATTENTION"]}), ("sdpa:flash", {"backends": ["FLASH_ATTENTION"]})):
+        shown[name] = table_kernels._kernel({"kernel": name} | more)
+    assert shown == {"sdpa": "sdpa (cudnn)", "sdpa:flash": "sdpa:flash"}
+    assert table_kernels._kernel({"kernel": "sdpa"}) == "sdpa"
+
+
 def test_planning_is_of_the_mask_and_of_the_kernels_own_lists():
     found = kernel_line(lists={"seconds": 0.02, "peak_mib": 80.0})
     assert (found["planning_s"].text, found["planning_mib"].text) == ("0.120", "80")

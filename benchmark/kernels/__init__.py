@@ -13,7 +13,9 @@ A kernel is a module with
 - ``prepare(mask, k, variant=None)``, where there is anything to do: makes the lists that a forward pass with such keys
   reads of a mask on their device, and keeps them with it, as the first call would.
 - ``VARIANTS``, where there are several ways to run the same attention, by name: ``attend_as(variant, ...)`` is
-  ``attend`` in one of them, and ``differ(mask)`` says whether they run a mask in different ways.
+  ``attend`` in one of them, ``differ(mask)`` says whether they run a mask in different ways, and
+  ``unavailable_as(variant, device)``, where there is one, why one of them can't run there, or None.
+- ``recorded()``, where a library chooses what computes: a context that yields the set of names of what did.
 - ``CAPTURES_MASKS``: whether its calls are known to run from a CUDA graph whatever the mask; with one that keeps all,
   every kernel's do.
 

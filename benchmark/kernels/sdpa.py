@@ -17,16 +17,22 @@ Milliseconds a call on one core of a Xeon with AMX: bfloat16, batch 1, 6 heads o
     gathered          387   155   102    86    65   sliding tiles            3.5      12      48
     masked            102   102   103    98    93
 
+PyTorch has several backends for it, which ``VARIANTS`` names: each computes with that one or fails. What computed is
+told by ``recorded``.
+
 On one core of an EPYC (Zen 4), 2,048 and 4,096 tokens: dense 52 and 210, radial 50 and 209; in runs of sequence 66 and
 255.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import math
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -40,7 +46,10 @@ from benchmark.masks import BlockMask
 SKIPS_BLOCKS = True
 CAPTURES_MASKS = False  # which keys to gather is read on the host
 
+VARIANTS = MappingProxyType({"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION})
+
 _log = logging.getLogger(__name__)
+_recorders: list[set[str]] = []
 
 _LEAST_SKIPPED = 64  # tokens a block; smaller blocks are masked
 _RUNS = (64, 128, 256)  # query rows that may share one masked call
@@ -54,6 +63,16 @@ _KEPT_BYTES = 2**27  # additive masks that are kept with a mask of blocks
 def unavailable(device: torch.device) -> str | None:
     """Why the kernel can't run on a device: never, it is part of PyTorch."""
     return None
+
+
+def unavailable_as(variant: SDPBackend, device: torch.device) -> str | None:
+    """Why a variant can't run on a device, or None."""
+    return None if device.type == "cuda" else f"sdpa's backend {variant.name} is chosen on NVIDIA GPUs only"
+
+
+def differ(mask: BlockMask) -> bool:
+    """Whether the variants run a mask in different ways."""
+    return mask.blocks.is_cuda and (mask.is_dense or skips(mask.block))
 
 
 def skips(block: int) -> bool:
@@ -78,10 +97,37 @@ def attend(
     Returns:
         (batch, tokens, heads, head size).
     """
+    return attend_as(None, q, k, v, mask, out)
+
+
+def attend_as(
+    variant: SDPBackend | None,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: BlockMask,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """As ``attend``, by a certain backend; None takes PyTorch's choice, and for a dense mask cuDNN where that can.
+
+    Raises:
+        ValueError: a backend is named, and the mask is of small blocks, which need an additive mask.
+        RuntimeError: the backend can't compute it.
+    """
+    if variant is None:
+        return _attend(q, k, v, mask, out, _dense)
+    if not mask.is_dense and not skips(mask.block):
+        raise ValueError(f"sdpa by {variant.name} takes blocks of {_LEAST_SKIPPED} tokens or more, not {mask.block}")
+    with sdpa_kernel(variant):
+        return _attend(q, k, v, mask, out, _attention)
+
+
+def _attend(q, k, v, mask, out, dense):
+    """``attend``, with attention to all keys by ``dense``."""
     check_inputs(q, k, v, mask, out)
     if mask.is_dense:
-        dense = _dense(q, k, v)
-        return dense if out is None else out.copy_(dense)
+        result = dense(q, k, v)
+        return result if out is None else out.copy_(result)
     blocks = mask.blocks.to(q.device)
     if out is None:
         out = torch.empty(q.shape, dtype=v.dtype, device=v.device)
@@ -121,6 +167,17 @@ def _backends(q, k, v):
     return order
 
 
+@contextlib.contextmanager
+def recorded() -> Iterator[set[str]]:
+    """The names of PyTorch's backends that compute the calls made within."""
+    seen: set[str] = set()
+    _recorders.append(seen)
+    try:
+        yield seen
+    finally:
+        _recorders[:] = [other for other in _recorders if other is not seen]
+
+
 @functools.cache
 def _say(backend: str, dtype: str) -> None:
     _log.info("sdpa: dense attention in %s by %s", dtype, backend)
@@ -129,6 +186,8 @@ def _say(backend: str, dtype: str) -> None:
 def _attention(q, k, v, bias=None):
     """Plain attention, on (batch, tokens, heads, head size)."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    for seen in _recorders:  # PyTorch's own choice for such a call, under the backends that are allowed here
+        seen.add(SDPBackend(torch._fused_sdp_choice(q, k, v, bias)).name)
     return scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 
