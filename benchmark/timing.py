@@ -102,6 +102,7 @@ _STATE = (
 # What a process holds on a GPU beside PyTorch's own memory: its context, code, stacks. An H100 after five kernels: 0.7
 # GiB. Whatever computes next to it and holds less than the rest of this goes unseen where nvidia-smi lists nothing.
 _UNLISTED_MIB = 1536
+_OWN_MIB = 4096  # the same where processes are listed: wide, since this one is among them and has only to be told apart
 
 
 def gpu_state(device: torch.device | str = "cuda") -> dict[str, Any]:
@@ -183,6 +184,6 @@ def without_own(found: list[dict[str, Any]], pid: int, least_mib: float, most_mi
             return 0.0 if process["memory_mib"] is None else process["memory_mib"] - most_mib
 
         hosts = [process for process in found if not Path(f"/proc/{process['pid']}").exists()]
-        possible = [process for process in hosts if int(least_mib - most_mib) <= above(process) <= _UNLISTED_MIB]
+        possible = [process for process in hosts if int(least_mib - most_mib) <= above(process) <= _OWN_MIB]
         own = min(possible, key=lambda process: abs(above(process)), default=None)
     return [process for process in found if process is not own]

@@ -391,6 +391,22 @@ def test_what_disagrees_is_kept_where_another_kind_fails(tmp_path, monkeypatch):
     assert held["details"]["audited"].keys() == {"attention", "lora"}
 
 
+def test_an_audit_that_was_disturbed_is_made_again(tmp_path, monkeypatch):
+    from benchmark import again
+
+    def disturbed(held, device):
+        raise Disturbed("another process was on the GPU: 7")
+
+    path, folder = committed_of(tmp_path)
+    monkeypatch.setattr(audit, "remeasure", disturbed)
+    audit.audit(folder, "cpu", 1.0, 0)
+    summary, parts_done = (folder.parent / "stages" / name for name in ("audit.json", f"{CELL.stage}/parts.json"))
+    for each in (summary, parts_done):
+        write_json(each, {})
+    removed = again.remove_transient(folder.parent, ["snakemake", "--cores", "1"])
+    assert set(removed) == {path.with_name("audit.json"), summary} and parts_done.exists()
+
+
 def test_all_that_an_audit_draws_can_be_measured_again(measured):
     for kind in ("attention", "step", "lora", "lora_step"):
         held = record(measured, f"radial/paper/{kind}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmark.records import read_record, seal, write_json
+from benchmark.records import read_record, seal, transient, write_json
 from benchmark.speed import clock, parts, steps, training
 from benchmark.speed.cells import from_settings
 from benchmark.speed.clock import Clock
@@ -23,6 +23,8 @@ from benchmark.speed.network import Network, forget
 logger = logging.getLogger(__name__)
 
 AUDIT = "audit"
+SUMMARY = Path("stages") / "audit.json"
+"""Below an experiment's results: what tells the workflow that there was an audit."""
 TOLERANCE = 0.05
 """A time that was taken again may differ by this share."""
 
@@ -133,7 +135,13 @@ def _audit(target: Path, paths: list[Path], device: str) -> dict[str, float | No
     made = clock.record(AUDIT, from_settings(first["cell"]), target, device, again)
     # Whatever its status: a later kind may fail where an earlier one disagrees.
     off_kinds = [kind for kind, ratio in ratios.items() if not agrees(ratio)]
-    facts = {"audited": {held["kind"]: seal(held) for held in records.values()}, "ratios": ratios, "off": off_kinds}
+    facts: dict[str, Any] = {
+        "audited": {held["kind"]: seal(held) for held in records.values()},
+        "ratios": ratios,
+        "off": off_kinds,
+    }
+    if "transient" in made["details"]:  # the next run makes the audit anew, and nothing else
+        facts |= transient([target.parents[len(from_settings(first["cell"]).path.parts)].parent / SUMMARY])
     write_json(target, {**made, "details": {**made["details"], **facts}})
     return {path.as_posix(): ratios.get(held["kind"]) for path, held in records.items()}
 
