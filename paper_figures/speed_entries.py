@@ -298,16 +298,21 @@ def remarks(speed: Speed, cells: Sequence[SpeedCell]) -> tuple[str, ...]:
 
 
 def whole_runs(speed: Speed) -> list[str]:
-    """How far generation times that are put together from steps are from whole runs."""
-    found = []
+    """How far generation times that are put together from steps are from whole runs, and which runs did not pass."""
+    agreed, off = [], []
     for cell in chain(*speed.stages.values()):
-        values = speed.passed(cell, WHOLE_RUN)
-        if values:
-            found.append(
-                f"{paper_name(cell.model)} {cell.frames}f {title(cell)} {significant(values['generation_whole_s'])} s, "
-                f"steps x medians {values['agreement']:+.1%} off it"
-            )
-    return [f"All {cell.steps} steps in one go: {'; '.join(found)}."] if found else []
+        record = speed.record(cell, WHOLE_RUN)
+        if record is None:
+            continue
+        what = f"{paper_name(cell.model)} {cell.frames}f {title(cell)}"
+        if record["status"] == "passed":
+            values = record["values"]
+            whole = significant(values["generation_whole_s"])
+            agreed.append(f"{what} {whole} s, steps x medians {values['agreement']:+.1%} off it")
+        else:
+            off.append(_off(record))
+    said = [f"All {cell.steps} steps in one go: {'; '.join(agreed)}."] * bool(agreed)
+    return said + [f"All {cell.steps} steps in one go did not pass: {'; '.join(off)}."] * bool(off)
 
 
 def audit(speed: Speed, cells: Sequence[SpeedCell]) -> list[str]:
@@ -324,7 +329,7 @@ def audit(speed: Speed, cells: Sequence[SpeedCell]) -> list[str]:
 
 
 def _off(record: Record) -> str:
-    """What an audit found where it did not pass."""
+    """What an audit or a whole run found where it did not pass."""
     cell = from_settings(record["cell"])
     what = f"{paper_name(cell.model)} {cell.frames}f {title(cell)} at the {cell.setting} setting"
     status = "" if record["status"] == "incorrect" else f"{record['status']}, "

@@ -227,6 +227,14 @@ def audits_of(speed) -> list:
     return fresh.audits(fresh.stages["hunyuanvideo/table1"])
 
 
+def test_a_whole_run_that_did_not_pass_is_said_below_the_table(speed):
+    one = cells(filled(speed), "hunyuanvideo/table1")
+    put(speed, "whole_run", one["radial/paper"], "incorrect", reason="steps x medians is -7.7% off a whole run")
+    said = next(words for words in table1_speed.table(speed).remarks if "in one go" in words)
+    assert said.startswith("All 50 steps in one go did not pass: HunyuanVideo 117f Radial")
+    assert said.endswith("at the paper setting: steps x medians is -7.7% off a whole run.")
+
+
 def test_a_dense_step_from_parts_stands_beside_the_whole_one(speed):
     cell = cells(speed, "hunyuanvideo/table1")["sta/paper"]
     source = {"source": {"dense": "parts", "sparse": "parts"}}

@@ -58,11 +58,15 @@ def stage_settings(wildcards):
 
 
 def measured(wildcards):
-    """What a stage's records are put together from; tuning is held against whole steps at the model's other shapes."""
+    """What a stage's records are put together from; tuning is held against whole steps at the model's other shapes.
+
+    Those shapes have the check of the fused blocks' rounding as well, which is among their parts.
+    """
     name = f"{wildcards.model}/{wildcards.shape}"
     others = [other for other in STAGES if other.partition("/")[0] == wildcards.model and STAGES[other].training_whole]
     found = [f"{RESULTS}/stages/{name}/{part}.json" for part in STAGES[name].measured]
-    return found + [f"{RESULTS}/stages/{other}/training.json" for other in others if other != name]
+    others = [other for other in others if other != name]
+    return found + expand(f"{RESULTS}/stages/{{other}}/{{part}}.json", other=others, part=["parts", "training"])
 
 
 def bench_options(wildcards):

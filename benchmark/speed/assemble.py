@@ -3,12 +3,12 @@
 Nothing is timed here. Whole steps are taken where a cell's sparse step and the dense one have both been timed whole,
 else both are ``outside + layers x attention call``: a speed-up never divides one kind by the other. The two are held
 against each other wherever both exist; where they differ by more than ``TOLERANCE``, the cells of that stage that
-stand on parts alone are ``incorrect``.
+stand on parts alone are ``incorrect``. Where a check of what all of them stand on failed (``failed_check``), all are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ def assemble(planned: Mapping[str, Any], records: Path) -> list[Path]:
     }
     written = []
     worst = _worst(planned, held, shared)
+    failed = failed_check(planned, records)
     for key in planned["cells"]:
         cell = planning.cell_of(planned, key)
-        made = latency(cell, planned["cells"][key], held[key], held[DENSE], shared, worst)
+        made = latency(cell, planned["cells"][key], held[key], held[DENSE], shared, worst, failed)
         written.append(records / cell.path / f"{LATENCY}.json")
         write_json(written[-1], made)
     for key in planned["training"]:
@@ -48,6 +49,37 @@ def assemble(planned: Mapping[str, Any], records: Path) -> list[Path]:
         written.append(records / cell.path / f"{TRAINING}.json")
         write_json(written[-1], tuning(cell, planned, held[key], held[DENSE], shared, _model_agreement(cell, records)))
     return written
+
+
+def failed_check(planned: Mapping[str, Any], records: Path) -> str | None:
+    """Which check failed that every latency of a stage stands on, and why; None where none did.
+
+    The fused blocks are rounded no worse than the plain ones, at any shape of the model (``rounding``); the fused
+    transformer's output is the plain one's (``outside``); steps add up to a whole run (``whole_run``). A check that was
+    not made, or could not be, is no failed one. Tuning runs blocks that are not fused: it stands on none of these.
+    """
+    dense = planning.cell_of(planned, DENSE)
+    stage = dense.of_stage()
+    found = [(parts.OUTSIDE, stage, _about(_read(records / stage.path / f"{parts.OUTSIDE}.json"), stage))]
+    for other in _stages_of(dense, records):
+        cell = planning.cell_of(other, DENSE).of_stage()
+        found.append((parts.ROUNDING, cell, _about(_read(records / cell.path / f"{parts.ROUNDING}.json"), cell)))
+    if planned["run"] is not None:
+        cell = planning.cell_of(planned, planned["run"])
+        found.append((steps.RUN, cell, _about(_read(records / cell.path / f"{steps.RUN}.json"), cell)))
+    for kind, cell, record in found:
+        if record is not None and record["status"] == "incorrect":
+            return f"{kind} of {cell.path.as_posix()}: {record['reason']}"
+    return None
+
+
+def _stages_of(cell: SpeedCell, records: Path) -> Iterator[dict[str, Any]]:
+    """The plans of a model's stages that lie in a folder, of the cell's experiment and trial."""
+    for path in sorted((records / cell.model).glob(f"*/{planning.FILE}")):
+        planned = planning.read(path)
+        other = planning.cell_of(planned, DENSE)
+        if all(getattr(other, name) == getattr(cell, name) for name in ("experiment", "block", "kernel", "trial")):
+            yield planned
 
 
 def step_parts(cell: SpeedCell, outside: float, dense_call: float, call: float, permute: float = 0.0) -> float:
@@ -68,6 +100,7 @@ def latency(
     dense: Mapping[str, Record | None],
     shared: Mapping[str, Record | None],
     worst: float | None,
+    failed: str | None = None,
 ) -> dict[str, Any]:
     """The latency record of a cell.
 
@@ -76,7 +109,10 @@ def latency(
         own, dense: what was measured of this cell and of dense attention, by kind.
         shared: what was measured of the stage, by kind.
         worst: the largest difference of parts from whole steps in this stage; None where no stage has both.
+        failed: the check that voids every cell of the stage, from ``failed_check``.
     """
+    if failed is not None:
+        return make_record(LATENCY, cell, "incorrect", reason=failed, device=_device(own, dense, shared))
     needed = {"attention": own[parts.ATTENTION], "dense attention": dense[parts.ATTENTION]}
     needed |= {"time outside attention": shared[parts.OUTSIDE]}
     sources = {"dense": _passed(dense[steps.STEP]), "sparse": _passed(own[steps.STEP])}

@@ -62,6 +62,10 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     if known is None:
         timer.reserve(expected.outside_part_s(stage), f"{stage.stage}: time outside attention")
         known = clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, timer, device))
+    path = records / stage.path / f"{ROUNDING}.json"
+    if planned["training_whole"] and clock.done(path, stage, device) is None:
+        timer.reserve(expected.START_S["parts"] / 2, f"{stage.stage}: rounding of the fused blocks")
+        clock.record(ROUNDING, stage, path, device, lambda: rounding(stage, device))
     waiting = {}
     for key, cell in cells.items():
         path = records / cell.path / f"{ATTENTION}.json"
@@ -69,10 +73,6 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
             waiting[key] = (cell, path)
     if not waiting:
         return
-    path = records / stage.path / f"{ROUNDING}.json"
-    if planned["training_whole"] and clock.done(path, stage, device) is None:
-        timer.reserve(expected.START_S["parts"] / 2, f"{stage.stage}: rounding of the fused blocks")
-        clock.record(ROUNDING, stage, path, device, lambda: rounding(stage, device))
     given = Given(stage, device, *share_s(stage, known))
     for key, (cell, path) in waiting.items():
         density = min(planned["cells"][key]["density"], 1.0)
@@ -321,5 +321,6 @@ def finished(planned: Mapping[str, Any], records: Path) -> bool:
     """Whether every part of the stage has a record."""
     cells = [from_settings(found["cell"]) for found in planned["cells"].values()]
     paths = [records / cells[0].of_stage().path / f"{OUTSIDE}.json"]
+    paths += [records / cells[0].of_stage().path / f"{ROUNDING}.json"] * planned["training_whole"]
     paths += [records / cell.path / f"{ATTENTION}.json" for cell in cells]
     return all(clock.measured(path) for path in paths)

@@ -1,0 +1,97 @@
+"""What voids a latency, and which records count: made-up records of a tiny stage, put together without measuring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmark.records import make_record, read_record, write_json
+from benchmark.speed import assemble, clock, parts, planning
+from benchmark.speed.cells import SpeedCell
+from benchmark.speed.clock import Clock
+
+RADIAL = SpeedCell("tiny", "wan2.1-14b", "tiny", 9, 64, 64, "radial", "paper", steps=10, dense_steps=2)
+DENSE = replace(RADIAL, method="dense")
+STAGE = RADIAL.of_stage()
+SHORT = replace(STAGE, shape="short", frames=5)
+FACTS = {"density": 0.25, "block_sparsity": 0.75, "pflop": 1.0, "pflop_dense": 2.0, "mask_hash": "ab", "flags": []}
+GPU = {"type": "cuda", "name": "Some GPU"}
+
+
+def put(records: Path, kind: str, cell: SpeedCell, values=None, reason: str | None = None, **more) -> Path:
+    """Writes a record into its place: passed where it has numbers, else incorrect unless its status is said."""
+    path = records / cell.path / f"{kind}.json"
+    status = more.pop("status", "passed" if values else "incorrect")
+    details = {"protocol": clock.PROTOCOL.get(kind, 1)} | more.pop("details", {})
+    write_json(path, make_record(kind, cell, status, values, reason=reason, details=details, device=GPU, **more))
+    return path
+
+
+def plan(records: Path, *cells: SpeedCell, **more) -> dict:
+    """Writes the plan of a stage: all cells with whole steps, the last one with a whole run."""
+    keys = [f"{cell.method}/{cell.setting}" for cell in cells]
+    planned = {"format": planning.FORMAT, "whole": keys, "training": [], "training_whole": False, "run": keys[-1]}
+    planned |= {"cells": {key: {"cell": cell.settings(), **FACTS} for key, cell in zip(keys, cells, strict=True)}}
+    planned |= {"training_steps": None, "profile": False, "rank": 128, "asked": ""} | more
+    write_json(records / cells[0].stage / planning.FILE, planned)
+    return planned
+
+
+def stage(records: Path) -> dict:
+    """A plan, and all that a stage's latencies are put together from."""
+    outside = {"outside_s": 2.0, "outside_unfused_s": 3.0, "fused_error": 0.0}
+    put(records, "outside", STAGE, outside)
+    for cell, call, step in ((DENSE, 1.0, 42.0), (RADIAL, 0.25, 12.0)):
+        put(records, "attention", cell, {"call_s": call, "permute_s": 0.0})
+        put(records, "step", cell, {"step_s": step})
+    return plan(records, DENSE, RADIAL)
+
+
+def latencies(planned: dict, records: Path) -> list[dict]:
+    assemble.assemble(planned, records)
+    return [read_record(records / cell.path / "latency.json") for cell in (DENSE, RADIAL)]
+
+
+def test_whole_steps_are_put_together_where_no_check_failed(tmp_path):
+    planned = stage(tmp_path)
+    assert [held["values"]["step_sparse_s"] for held in latencies(planned, tmp_path)] == [42.0, 12.0]
+    # A check that could not be made is no failed one.
+    put(tmp_path, "whole_run", RADIAL, status="out_of_memory", reason="2 GiB were free")
+    put(tmp_path, "rounding", STAGE, status="unsupported", reason="no CUDA GPU")
+    assert {held["status"] for held in latencies(planned, tmp_path)} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "where"),
+    [
+        ("outside", STAGE, "outside of wan2.1-14b/tiny"),
+        ("rounding", SHORT, "rounding of wan2.1-14b/short"),
+        ("whole_run", RADIAL, "whole_run of wan2.1-14b/tiny/radial/paper"),
+    ],
+)
+def test_a_failed_check_voids_every_cell_of_the_stage(tmp_path, kind, cell, where):
+    planned = stage(tmp_path)
+    plan(tmp_path, replace(DENSE, shape="short", frames=5))
+    put(tmp_path, kind, cell, reason="off by 5 %")
+    for held in latencies(planned, tmp_path):
+        assert (held["status"], held["reason"], held["values"]) == ("incorrect", f"{where}: off by 5 %", {})
+
+
+def test_another_experiments_rounding_voids_nothing(tmp_path):
+    planned = stage(tmp_path)
+    other = replace(DENSE, shape="short", frames=5, block=64)
+    plan(tmp_path, other)
+    put(tmp_path, "rounding", other.of_stage(), reason="off by 5 %")
+    assert {held["status"] for held in latencies(planned, tmp_path)} == {"passed"}
+
+
+def test_rounding_is_measured_and_waited_for_where_all_attention_calls_are_there(tmp_path, monkeypatch):
+    planned = stage(tmp_path) | {"training_whole": True}
+    monkeypatch.setattr(clock, "_device", lambda device: GPU)
+    monkeypatch.setattr(parts, "rounding", lambda cell, device: ({"fused_error": 0.1, "own_error": 0.1}, {}))
+    assert not parts.finished(planned, tmp_path)
+    parts.measure(planned, tmp_path, Clock("cpu"), "cpu")
+    assert read_record(tmp_path / STAGE.path / "rounding.json")["values"]["fused_error"] == 0.1
+    assert parts.finished(planned, tmp_path)
