@@ -95,7 +95,9 @@ def measure(
                 run_part(planned, records, timer, device)
             except OutOfTime as error:
                 logger.warning("%s, %s: the time is up: %s; run it again to go on", stage.name, part, error)
-            done[part] = finished(planned, records)
+                done[part] = False
+            else:
+                done[part] = finished(planned, records, device)
     return done
 
 

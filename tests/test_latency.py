@@ -302,11 +302,11 @@ def test_committed_records_are_not_measured_again(tmp_path):
 
 def test_records_of_an_earlier_protocol_are_measured_again(tmp_path):
     path, folder = committed_of(tmp_path, protocol=1)
-    assert clock.done(path, CELL, "cpu") is None and not clock.measured(path)
-    assert assemble._read(path) is None
+    assert clock.done(path, CELL, "cpu") is None and not clock.finished([(path, CELL)], "cpu")
+    assert assemble._read(path, CELL) is None
     assert committed.take_over(CELL.stage, "", tmp_path / "records", folder, {"name": "Some GPU"}) == []
     path, _ = committed_of(tmp_path, "step", protocol=1)  # nothing about whole steps has changed
-    assert clock.done(path, CELL, "cpu") and clock.measured(path) and assemble._read(path)
+    assert clock.done(path, CELL, "cpu") and clock.finished([(path, CELL)], "cpu") and assemble._read(path, CELL)
 
 
 def test_work_of_a_pass_stands_between_timed_calls():

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, clock, parts, planning
+from benchmark.speed import assemble, clock, ends, parts, planning
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
+from benchmark.speed.settings import Stage
 
 RADIAL = SpeedCell("tiny", "wan2.1-14b", "tiny", 9, 64, 64, "radial", "paper", steps=10, dense_steps=2)
 DENSE = replace(RADIAL, method="dense")
@@ -89,9 +91,67 @@ def test_another_experiments_rounding_voids_nothing(tmp_path):
 
 def test_rounding_is_measured_and_waited_for_where_all_attention_calls_are_there(tmp_path, monkeypatch):
     planned = stage(tmp_path) | {"training_whole": True}
-    monkeypatch.setattr(clock, "_device", lambda device: GPU)
     monkeypatch.setattr(parts, "rounding", lambda cell, device: ({"fused_error": 0.1, "own_error": 0.1}, {}))
-    assert not parts.finished(planned, tmp_path)
+    assert not parts.finished(planned, tmp_path, "cpu")
     parts.measure(planned, tmp_path, Clock("cpu"), "cpu")
     assert read_record(tmp_path / STAGE.path / "rounding.json")["values"]["fused_error"] == 0.1
-    assert parts.finished(planned, tmp_path)
+    assert parts.finished(planned, tmp_path, "cpu")
+
+
+def longer(cell: SpeedCell) -> SpeedCell:
+    return replace(cell, frames=17)
+
+
+def test_records_about_another_length_are_not_finished(tmp_path):
+    stage(tmp_path)
+    ends_of = {name: {f"{name}_s": 1.0} for name in (ends.TEXT, ends.DECODER)}
+    for kind, values in {"profile": {"pass_s": 1.0}, "lora_outside": {"outside_s": 1.0}, **ends_of}.items():
+        put(tmp_path, kind, STAGE, values)
+    put(tmp_path, "whole_run", RADIAL, {"agreement": 0.0})
+    for cell in (DENSE, RADIAL):
+        put(tmp_path, "lora", cell, {"call_s": 1.0})
+        put(tmp_path, "lora_step", cell, {"step_s": 1.0})
+    more = {"training": ["dense/paper", "radial/paper"], "training_whole": True, "profile": True}
+    put(tmp_path, "rounding", STAGE, {"fused_error": 0.1})
+    for cells, done in (((DENSE, RADIAL), True), ((longer(DENSE), longer(RADIAL)), False)):
+        planned = plan(tmp_path, *cells, **more)
+        for part, (_, finished) in latency.MEASURE.items():
+            assert finished(planned, tmp_path, "cpu") is done, part
+
+
+def test_a_job_whose_time_was_up_is_not_done_whatever_records_lie_there(tmp_path, monkeypatch):
+    def disturbed():
+        raise clock.Disturbed("another process was on the GPU: 7")
+
+    def out_of_time(*_):
+        raise clock.OutOfTime("the time is up")
+
+    planned = stage(tmp_path)
+    path = tmp_path / RADIAL.path / "attention.json"
+    clock.record("attention", RADIAL, path, "cpu", disturbed)
+    assert clock.done(path, RADIAL, "cpu") is None and clock.finished([(path, RADIAL)], "cpu")
+    monkeypatch.setattr(planning, "ensure", lambda *_: planned)
+    one = Stage("tiny", (DENSE, RADIAL), (), (), None, False, None, 128)
+    for run, done in ((lambda *_: None, True), (out_of_time, False)):
+        monkeypatch.setattr(latency, "MEASURE", {"parts": (run, parts.finished)})
+        assert latency.measure(one, ["parts"], tmp_path, Clock("cpu"), "cpu") == {"parts": done}
+
+
+def test_a_stages_records_about_another_length_are_not_put_together(tmp_path):
+    stage(tmp_path)
+    planned = plan(tmp_path, longer(DENSE), longer(RADIAL))
+    for cell in (longer(DENSE), longer(RADIAL)):
+        put(tmp_path, "attention", cell, {"call_s": 1.0, "permute_s": 0.0})
+    for held in latencies(planned, tmp_path):
+        assert (held["status"], held["reason"]) == ("error", "not measured yet: time outside attention")
+
+
+def test_tuning_is_held_against_whole_steps_of_the_planned_cells_alone(tmp_path):
+    short = [replace(cell, shape="short", frames=5) for cell in (DENSE, RADIAL)]
+    plan(tmp_path, *short, training=["dense/paper"], training_whole=True)
+    put(tmp_path, "lora_outside", SHORT, {"outside_s": 2.0})
+    put(tmp_path, "lora", short[0], {"call_s": 1.0})
+    put(tmp_path, "lora_step", short[0], {"step_s": 40.0})
+    assert assemble._model_agreement(RADIAL, tmp_path) == pytest.approx(42 / 40 - 1)
+    plan(tmp_path, *map(longer, short), training=["dense/paper"], training_whole=True)
+    assert assemble._model_agreement(RADIAL, tmp_path) is None

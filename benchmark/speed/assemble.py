@@ -33,9 +33,8 @@ def assemble(planned: Mapping[str, Any], records: Path) -> list[Path]:
     held = {key: _held(planning.cell_of(planned, key), records) for key in planned["cells"]}
     stage = planning.cell_of(planned, DENSE).of_stage()
     folder = records / stage.path
-    shared = {
-        kind: _read(folder / f"{kind}.json") for kind in (parts.OUTSIDE, training.OUTSIDE, ends.TEXT, ends.DECODER)
-    }
+    kinds = (parts.OUTSIDE, training.OUTSIDE, ends.TEXT, ends.DECODER)
+    shared = {kind: _read(folder / f"{kind}.json", stage) for kind in kinds}
     written = []
     worst = _worst(planned, held, shared)
     failed = failed_check(planned, records)
@@ -60,13 +59,13 @@ def failed_check(planned: Mapping[str, Any], records: Path) -> str | None:
     """
     dense = planning.cell_of(planned, DENSE)
     stage = dense.of_stage()
-    found = [(parts.OUTSIDE, stage, _about(_read(records / stage.path / f"{parts.OUTSIDE}.json"), stage))]
+    found = [(parts.OUTSIDE, stage, _read(records / stage.path / f"{parts.OUTSIDE}.json", stage))]
     for other in _stages_of(dense, records):
         cell = planning.cell_of(other, DENSE).of_stage()
-        found.append((parts.ROUNDING, cell, _about(_read(records / cell.path / f"{parts.ROUNDING}.json"), cell)))
+        found.append((parts.ROUNDING, cell, _read(records / cell.path / f"{parts.ROUNDING}.json", cell)))
     if planned["run"] is not None:
         cell = planning.cell_of(planned, planned["run"])
-        found.append((steps.RUN, cell, _about(_read(records / cell.path / f"{steps.RUN}.json"), cell)))
+        found.append((steps.RUN, cell, _read(records / cell.path / f"{steps.RUN}.json", cell)))
     for kind, cell, record in found:
         if record is not None and record["status"] == "incorrect":
             return f"{kind} of {cell.path.as_posix()}: {record['reason']}"
@@ -278,37 +277,35 @@ def _worst(
 def _model_agreement(cell: SpeedCell, records: Path) -> float | None:
     """Largest difference of parts from whole tuning steps of a model, at every shape that has both.
 
-    Read from what was measured, so that the order in which stages are put together does not matter.
+    Read from what was measured, so that the order in which stages are put together does not matter. Records count
+    where they are about the cells of the plan that lies beside them.
     """
     found = []
-    for path in sorted((records / cell.model).glob(f"*/*/*/{training.STEP}.json")):
-        shape = path.parent.parent.parent
-        whole, own = _passed(_read(path)), _passed(_read(path.parent / f"{training.ATTENTION}.json"))
-        outside = _passed(_read(shape / f"{training.OUTSIDE}.json"))
-        dense = _passed(_read(shape / settings.REFERENCE / settings.PAPER / f"{training.ATTENTION}.json"))
-        if whole and own and outside and dense:
-            settings_of = whole["cell"]
-            layers, few = layers_of(cell), settings_of["dense_layers"]
-            put = outside["values"]["outside_s"] + few * dense["values"]["call_s"]
-            put += (layers - few) * own["values"]["call_s"]
-            found.append(abs(put / whole["values"]["step_s"] - 1))
+    for planned in _stages_of(cell, records):
+        stage = planning.cell_of(planned, DENSE).of_stage()
+        outside = _passed(_read(records / stage.path / f"{training.OUTSIDE}.json", stage))
+        dense = _passed(_held(planning.cell_of(planned, DENSE), records)[training.ATTENTION])
+        for key in planned["training"]:
+            one = planning.cell_of(planned, key)
+            held = _held(one, records)
+            whole, own = _passed(held[training.STEP]), _passed(held[training.ATTENTION])
+            if whole and own and outside and dense:
+                put = outside["values"]["outside_s"] + one.dense_layers * dense["values"]["call_s"]
+                put += (layers_of(one) - one.dense_layers) * own["values"]["call_s"]
+                found.append(abs(put / whole["values"]["step_s"] - 1))
     return max(found) if found else None
 
 
 def _held(cell: SpeedCell, records: Path) -> dict[str, Record | None]:
     """What was measured of a cell, by kind; a record about other settings is none."""
     kinds = (parts.ATTENTION, steps.STEP, training.ATTENTION, training.STEP)
-    return {kind: _about(_read(records / cell.path / f"{kind}.json"), cell) for kind in kinds}
+    return {kind: _read(records / cell.path / f"{kind}.json", cell) for kind in kinds}
 
 
-def _about(record: Record | None, cell: SpeedCell) -> Record | None:
-    return record if record is not None and record["cell"] == cell.settings() else None
-
-
-def _read(path: Path) -> Record | None:
-    """The record at a path; None where there is none, or one whose numbers were taken in an earlier way."""
+def _read(path: Path, cell: SpeedCell) -> Record | None:
+    """The record at a path; None where there is none about just this cell with numbers taken as they are now."""
     held = read_record(path) if path.exists() else None
-    return None if held is None or clock.outdated(held) else held
+    return held if held is not None and clock.about(held, cell) else None
 
 
 def _passed(record: Record | None) -> Record | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -240,6 +240,20 @@ def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
     What passed stays. What failed stays as well while code and device are those that it failed with, unless another
     process was in the way.
     """
+    held = _tried(path, cell, device)
+    return None if held is None or held["details"].get("disturbed") else held
+
+
+def finished(wanted: Iterable[tuple[Path, SpeedCell]], device: str) -> bool:
+    """Whether there are records at all these paths that are about their cells, as ``done`` has it.
+
+    What another process disturbed counts: a job tries it once, and the next run measures it again.
+    """
+    return all(_tried(path, cell, device) is not None for path, cell in wanted)
+
+
+def _tried(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
+    """What ``done`` gives, or a record that would be that if nothing had disturbed it."""
     if not path.exists():
         return None
     try:
@@ -247,23 +261,23 @@ def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
     except ValueError as error:
         logger.warning("%s; measured anew", error)
         return None
-    if held["cell"] != cell.settings() or outdated(held):
+    if not about(held, cell):
         return None
     if held["status"] == "passed":
         return held
     origin = held["provenance"]
     same = origin["code"] == code_hash() and origin["device"].get("name") == _device(device).get("name")
-    return held if same and not held["details"].get("disturbed") else None
+    return held if same else None
+
+
+def about(held: Mapping[str, Any], cell: SpeedCell) -> bool:
+    """Whether a record is about just this cell, and its numbers, if it has any, were taken as they are now."""
+    return held["cell"] == cell.settings() and not outdated(held)
 
 
 def outdated(held: Mapping[str, Any]) -> bool:
     """Whether a record's numbers were taken in an earlier way; one without numbers is of no way."""
     return held["status"] == "passed" and held["details"].get("protocol", 1) != PROTOCOL.get(held["kind"], 1)
-
-
-def measured(path: Path) -> bool:
-    """Whether there is a record at a path whose numbers, if it has any, were taken as they are now."""
-    return path.exists() and not outdated(read_record(path))
 
 
 def _device(device: str) -> dict[str, Any]:

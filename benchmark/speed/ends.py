@@ -216,7 +216,7 @@ def _build(build: Callable[[], torch.nn.Module], device: str) -> torch.nn.Module
             torch.set_default_dtype(before)
 
 
-def finished(planned: Mapping[str, Any], records: Path) -> bool:
+def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     """Whether both have a record."""
     stage = from_settings(next(iter(planned["cells"].values()))["cell"]).of_stage()
-    return all((records / stage.path / f"{kind}.json").exists() for kind in (TEXT, DECODER))
+    return clock.finished([(records / stage.path / f"{kind}.json", stage) for kind in (TEXT, DECODER)], device)

@@ -116,7 +116,7 @@ def by_class(kernels: Mapping[str, tuple[float, int]]) -> dict[str, float]:
     return found
 
 
-def finished(planned: Mapping[str, Any], records: Path) -> bool:
+def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     """Whether the stage's profile, if it has one, has a record."""
     stage = from_settings(next(iter(planned["cells"].values()))["cell"]).of_stage()
-    return not planned["profile"] or clock.measured(records / stage.path / f"{PROFILE}.json")
+    return not planned["profile"] or clock.finished([(records / stage.path / f"{PROFILE}.json", stage)], device)

@@ -317,10 +317,11 @@ def dense() -> Method:
     return registry.get("dense")
 
 
-def finished(planned: Mapping[str, Any], records: Path) -> bool:
+def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     """Whether every part of the stage has a record."""
     cells = [from_settings(found["cell"]) for found in planned["cells"].values()]
-    paths = [records / cells[0].of_stage().path / f"{OUTSIDE}.json"]
-    paths += [records / cells[0].of_stage().path / f"{ROUNDING}.json"] * planned["training_whole"]
-    paths += [records / cell.path / f"{ATTENTION}.json" for cell in cells]
-    return all(clock.measured(path) for path in paths)
+    stage = cells[0].of_stage()
+    wanted = [(records / stage.path / f"{OUTSIDE}.json", stage)]
+    wanted += [(records / stage.path / f"{ROUNDING}.json", stage)] * planned["training_whole"]
+    wanted += [(records / cell.path / f"{ATTENTION}.json", cell) for cell in cells]
+    return clock.finished(wanted, device)

@@ -155,14 +155,15 @@ def _drop(held: list[Network]) -> None:
         forget(held.pop())
 
 
-def finished(planned: Mapping[str, Any], records: Path) -> bool:
+def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     """Whether all whole steps that the stage names have a record."""
-    return all(
-        clock.measured(records / planning.cell_of(planned, key).path / f"{STEP}.json") for key in planned["whole"]
-    )
+    cells = [planning.cell_of(planned, key) for key in planned["whole"]]
+    return clock.finished(((records / cell.path / f"{STEP}.json", cell) for cell in cells), device)
 
 
-def run_finished(planned: Mapping[str, Any], records: Path) -> bool:
+def run_finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     """Whether the stage's whole run, if it has one, has a record."""
-    key = planned["run"]
-    return key is None or clock.measured(records / planning.cell_of(planned, key).path / f"{RUN}.json")
+    if planned["run"] is None:
+        return True
+    cell = planning.cell_of(planned, planned["run"])
+    return clock.finished([(records / cell.path / f"{RUN}.json", cell)], device)

@@ -247,13 +247,14 @@ def tuning_step(network: Network, rank: int) -> tuple[Callable[[], None], dict[s
     return run, {"modules": wanted, "parameters": sum(parameter.numel() for parameter in adapters)}
 
 
-def finished(planned: Mapping[str, Any], records: Path) -> bool:
+def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     """Whether everything about tuning that the stage names has a record."""
     if not planned["training"]:
         return True
     cells = [planning.cell_of(planned, key) for key in planned["training"]]
-    paths = [records / cells[0].of_stage().path / f"{OUTSIDE}.json"]
-    paths += [records / cell.path / f"{ATTENTION}.json" for cell in cells]
+    stage = cells[0].of_stage()
+    wanted = [(records / stage.path / f"{OUTSIDE}.json", stage)]
+    wanted += [(records / cell.path / f"{ATTENTION}.json", cell) for cell in cells]
     if planned["training_whole"]:
-        paths += [records / cell.path / f"{STEP}.json" for cell in cells]
-    return all(clock.measured(path) for path in paths)
+        wanted += [(records / cell.path / f"{STEP}.json", cell) for cell in cells]
+    return clock.finished(wanted, device)
