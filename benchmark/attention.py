@@ -92,6 +92,10 @@ class AttentionRouter:
             self._orders[key] = _single_order(pattern, self.layout)
         return self._orders[key]
 
+    def mask(self, heads: int, device: torch.device | str) -> BlockMask:
+        """The mask of the method's pattern over the layout: what its layers run with."""
+        return self._pattern(self.layout, heads, device).mask
+
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rotate: Rotation) -> torch.Tensor:
         """The self-attention of a layer at the current step.
 

@@ -324,6 +324,9 @@ def test_attention_calls_say_what_ran_between_them(measured):
     assert facts["layers"] == max(round(share / (facts["took_s"] / facts["layers"])), 1)
     assert outside["values"]["copies_s"] > 0 and held["details"]["samples"]["call"] >= 10
     assert parts.again(held, "cpu") > 0
+    planned = planning.read(measured / "records" / STAGE / planning.FILE)
+    hashes = {"mask": planned["cells"]["radial/paper"]["mask_hash"], "method": planned["methods"]["radial"]}
+    assert held["provenance"]["hashes"] == hashes
     tuning = record(measured, "radial/paper/lora")["details"]["between"]
     assert tuning["wanted_s"] == pytest.approx(record(measured, "lora_outside")["values"]["outside_s"] / 3)
 

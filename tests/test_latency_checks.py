@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmark import latency
-from benchmark.records import make_record, read_record, write_json
+from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
 from benchmark.speed import assemble, clock, ends, parts, planning
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
-from benchmark.speed.settings import Stage
+from benchmark.speed.settings import Stage, load
 
 RADIAL = SpeedCell("tiny", "wan2.1-14b", "tiny", 9, 64, 64, "radial", "paper", steps=10, dense_steps=2)
 DENSE = replace(RADIAL, method="dense")
@@ -155,3 +155,86 @@ def test_tuning_is_held_against_whole_steps_of_the_planned_cells_alone(tmp_path)
     assert assemble._model_agreement(RADIAL, tmp_path) == pytest.approx(42 / 40 - 1)
     plan(tmp_path, *map(longer, short), training=["dense/paper"], training_whole=True)
     assert assemble._model_agreement(RADIAL, tmp_path) is None
+
+
+def test_a_changed_method_is_measured_again(tmp_path, monkeypatch):
+    path = tmp_path / RADIAL.path / "attention.json"
+    mask = {"hashes": {"mask": "ab"}}
+    made = clock.record("attention", RADIAL, path, "cpu", lambda: ({"call_s": 1.0, "permute_s": 0.0}, dict(mask)))
+    assert made["provenance"]["hashes"] == {"method": sha256_file(ROOT / "methods/radial.py"), "mask": "ab"}
+    assert clock.done(path, RADIAL, "cpu", "ab") and not clock.done(path, RADIAL, "cpu", "cd")
+    outside = put(tmp_path, "outside", STAGE, {"outside_s": 1.0})
+    old = put(tmp_path, "step", RADIAL, {"step_s": 1.0})  # the first records do not say which file it was
+    monkeypatch.setattr(clock, "method_hash", lambda name: "changed")
+    assert clock.done(path, RADIAL, "cpu") is None and assemble._read(path, RADIAL) is None
+    assert not clock.finished([(path, RADIAL)], "cpu")
+    assert clock.done(outside, STAGE, "cpu") and clock.done(old, RADIAL, "cpu")
+
+
+def test_what_failed_is_tried_again_with_another_method_or_other_packages(tmp_path, monkeypatch):
+    def fails():
+        raise clock.Unsupported("flash-attn-4 can't be imported")
+
+    path = tmp_path / RADIAL.path / "attention.json"
+    clock.record("attention", RADIAL, path, "cpu", fails)
+    assert clock.done(path, RADIAL, "cpu")["status"] == "unsupported"
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "method_hash", lambda name: "mended")
+        assert clock.done(path, RADIAL, "cpu") is None
+    packages = clock.provenance()["packages"] | {"flash-attn-4": "4.0.0b36"}
+    monkeypatch.setattr(clock, "provenance", lambda: {"packages": packages})
+    assert clock.done(path, RADIAL, "cpu") is None
+
+
+def test_a_mask_that_is_not_the_planned_one_ends_the_job(tmp_path, monkeypatch):
+    planned = stage(tmp_path)
+    (tmp_path / RADIAL.path / "attention.json").unlink()
+    ran = {"call_s": 1.0, "permute_s": 0.0}, {"hashes": {"mask": "cd"}}
+    monkeypatch.setattr(parts, "attention_calls", lambda *_: ran)
+    with pytest.raises(ValueError, match=r"tiny/plan\.json: the mask of radial/paper is not the one that ran"):
+        parts.measure(planned, tmp_path, Clock("cpu"), "cpu")
+    assert not parts.finished(planned, tmp_path, "cpu")
+
+
+COMMITTED = ROOT / "results" / "reference" / "h100" / "records"
+STAGES = load(ROOT / "config" / "h100.yaml")
+
+
+@pytest.mark.parametrize("name", ["hunyuanvideo/table1", "wan2.1-14b/table1", "mochi-1/short"])
+def test_a_committed_plan_holds_while_the_methods_and_their_masks_are_the_same(tmp_path, monkeypatch, name):
+    path = tmp_path / name / planning.FILE
+    held = planning.read(COMMITTED / name / planning.FILE)
+    monkeypatch.setattr(planning, "plan", lambda stage: {"made": "anew"})
+    methods = {name: sha256_file(ROOT / f"methods/{name}.py") for name in ("dense", "radial")}
+    other = {**held, "cells": {key: {**facts, "mask_hash": "another"} for key, facts in held["cells"].items()}}
+    for written, anew in (
+        (held, False),
+        (held | {"methods": methods}, False),
+        (held | {"methods": methods | {"radial": "another"}}, True),
+        (other, True),
+    ):
+        write_json(path, written)
+        assert planning.ensure(STAGES[name], tmp_path) == ({"made": "anew"} if anew else written)
+
+
+def test_a_plan_says_which_files_its_methods_are_from():
+    cells = (replace(DENSE, block=16, knobs={}), replace(RADIAL, block=16))
+    made = planning.plan(Stage("tiny", cells, (), (), None, False, None, 128))
+    assert made["methods"] == {name: sha256_file(ROOT / f"methods/{name}.py") for name in ("dense", "radial")}
+    assert planning._current(made)
+
+
+def test_every_committed_record_holds_on_the_gpu_that_it_was_measured_on(monkeypatch):
+    gpu = {"type": "cuda", "name": "NVIDIA H100 80GB HBM3"}
+    monkeypatch.setattr(clock, "_device", lambda device: gpu)
+    for path in sorted(COMMITTED.rglob(planning.FILE)):
+        planned = planning.read(path)
+        cells = {key: planning.cell_of(planned, key) for key in planned["cells"]}
+        stage = cells["dense/paper"].of_stage()
+        for kind in ("outside", "text_encoder", "vae_decoder", "profile", "rounding", "lora_outside"):
+            there = COMMITTED / stage.path / f"{kind}.json"
+            assert not there.exists() or clock.done(there, stage, "cuda"), there
+        for key, cell in cells.items():
+            for kind in ("attention", "step", "whole_run", "lora", "lora_step"):
+                there = COMMITTED / cell.path / f"{kind}.json"
+                assert not there.exists() or clock.done(there, cell, "cuda", parts.mask_of(planned, key)), there

@@ -120,7 +120,9 @@ def test_a_budget_out_of_reach_takes_the_nearest():
 
 def test_what_is_timed_may_change_without_a_new_plan(tmp_path, monkeypatch):
     stage = STAGES["mochi-1/short"]
+    masks = {settings.key_of(cell): planning._masks(cell) for cell in stage.cells}
     cells = {settings.key_of(cell): {"cell": cell.settings()} for cell in stage.cells}
+    cells = {key: facts | {"mask_hash": masks[key]} for key, facts in cells.items()}
     write_json(tmp_path / stage.name / planning.FILE, {"format": 1, **planning.lists(stage), "cells": cells})
     other = replace(stage, run=None, whole=stage.whole[:1])
     monkeypatch.delattr(planning, "plan")

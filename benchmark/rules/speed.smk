@@ -4,6 +4,8 @@
 
 
 rule speed_plan:
+    input:
+        methods_of,
     output:
         f"{RECORDS}/{{model}}/{{shape}}/plan.json",
     log:
@@ -26,7 +28,8 @@ rule speed_plan:
 
 rule speed_measure:
     input:
-        rules.speed_plan.output,
+        methods_of,
+        plan=rules.speed_plan.output[0],
     output:
         f"{RESULTS}/stages/{{model}}/{{shape}}/{{part}}.json",
     log:
@@ -43,7 +46,7 @@ rule speed_measure:
         runtime=20,
     params:
         stage=stage_settings,
-        records=lambda wildcards, input: Path(input[0]).parents[2],
+        records=lambda wildcards, input: Path(input.plan).parents[2],
         limit=CONFIG["speed"]["limit_s"],
         committed=COMMITTED,
     shell:

@@ -57,6 +57,12 @@ def stage_settings(wildcards):
     return json.dumps({"experiment": CONFIG["experiment"], "speed": own}, sort_keys=True)
 
 
+def methods_of(wildcards):
+    """The files of a stage's methods: where one is changed, its cells are planned and measured again."""
+    cells = STAGES[f"{wildcards.model}/{wildcards.shape}"].cells
+    return list(dict.fromkeys(f"methods/{cell.method}.py" for cell in cells))
+
+
 def measured(wildcards):
     """What a stage's records are put together from; tuning is held against whole steps at the model's other shapes.
 

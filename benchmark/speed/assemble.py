@@ -30,7 +30,9 @@ def assemble(planned: Mapping[str, Any], records: Path) -> list[Path]:
     Returns:
         The files that were written: one for every cell, and one for every cell with a tuning step.
     """
-    held = {key: _held(planning.cell_of(planned, key), records) for key in planned["cells"]}
+    held = {
+        key: _held(planning.cell_of(planned, key), records, parts.mask_of(planned, key)) for key in planned["cells"]
+    }
     stage = planning.cell_of(planned, DENSE).of_stage()
     folder = records / stage.path
     kinds = (parts.OUTSIDE, training.OUTSIDE, ends.TEXT, ends.DECODER)
@@ -140,6 +142,8 @@ def latency(
             values[f"step_{name}_whole_s"] = record["values"]["step_s"]
     missing = _missing(needed if not complete else {}, sources, complete)
     hashes = {"mask": facts["mask_hash"]} if isinstance(facts["mask_hash"], str) else {}
+    known = {record["provenance"]["hashes"].get("method") for record in own.values() if record is not None} - {None}
+    hashes |= {"method": known.pop()} if known else {}  # one, since records of another version of the file do not count
     if missing is not None:
         return make_record(LATENCY, cell, missing[0], reason=missing[1], device=_device(own, dense, shared))
     source = dict.fromkeys(sources, "whole" if all(sources.values()) else "parts")
@@ -296,16 +300,16 @@ def _model_agreement(cell: SpeedCell, records: Path) -> float | None:
     return max(found) if found else None
 
 
-def _held(cell: SpeedCell, records: Path) -> dict[str, Record | None]:
-    """What was measured of a cell, by kind; a record about other settings is none."""
+def _held(cell: SpeedCell, records: Path, mask: str | None = None) -> dict[str, Record | None]:
+    """What was measured of a cell, by kind; a record about other settings or another mask is none."""
     kinds = (parts.ATTENTION, steps.STEP, training.ATTENTION, training.STEP)
-    return {kind: _read(records / cell.path / f"{kind}.json", cell) for kind in kinds}
+    return {kind: _read(records / cell.path / f"{kind}.json", cell, mask) for kind in kinds}
 
 
-def _read(path: Path, cell: SpeedCell) -> Record | None:
+def _read(path: Path, cell: SpeedCell, mask: str | None = None) -> Record | None:
     """The record at a path; None where there is none about just this cell with numbers taken as they are now."""
     held = read_record(path) if path.exists() else None
-    return held if held is not None and clock.about(held, cell) else None
+    return held if held is not None and clock.about(held, cell, mask) else None
 
 
 def _passed(record: Record | None) -> Record | None:

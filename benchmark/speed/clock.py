@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import time
@@ -14,8 +15,17 @@ from typing import Any
 import torch
 
 from benchmark import timing
-from benchmark.records import code_hash, describe_device, make_record, read_record, transient, write_json
+from benchmark.records import (
+    code_hash,
+    describe_device,
+    make_record,
+    provenance,
+    read_record,
+    transient,
+    write_json,
+)
 from benchmark.speed.cells import SpeedCell
+from benchmark.speed.sources import method_hash
 from benchmark.watch import Watch, disturbance
 
 logger = logging.getLogger(__name__)
@@ -160,12 +170,12 @@ def record(
     path: Path,
     device: str,
     measure: Callable[[], Measured],
-    hashes: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Measures and writes a record; where it fails, one that says why.
 
     Args:
-        measure: returns values (seconds unless ``units`` in the details say otherwise) and details.
+        measure: returns values (seconds unless ``units`` in the details say otherwise) and details; what these have as
+            ``hashes`` joins the method's in the provenance.
 
     Returns:
         The record.
@@ -176,21 +186,23 @@ def record(
     logger.info("%s: %s %s %s", kind, cell.stage, cell.method, cell.setting)
     begun = time.monotonic()
     facts = _device(device)
+    hashes = {"method": method_hash(cell.method)} if cell.method else {}
+    failed = functools.partial(_failed, kind, cell, facts, hashes)
     try:
         values, details = measure()
     except OutOfTime:
         raise
     except torch.OutOfMemoryError as error:
-        made = _failed(kind, cell, "out_of_memory", error, facts)
+        made = failed("out_of_memory", error)
     except MemoryError as error:
-        made = _failed(kind, cell, "out_of_memory", error, facts)
+        made = failed("out_of_memory", error)
     except Unsupported as error:
-        made = _failed(kind, cell, "unsupported", error, facts)
+        made = failed("unsupported", error)
     except Disturbed as error:
-        made = _failed(kind, cell, "error", error, facts, {"disturbed": True} | transient(_summaries(path, cell)))
+        made = failed("error", error, {"disturbed": True} | transient(_summaries(path, cell)))
     except Exception as error:  # whatever a method or a kernel raises is this cell's; the others go on
         logger.exception("%s: %s %s %s", kind, cell.stage, cell.method, cell.setting)
-        made = _failed(kind, cell, "error", error, facts)
+        made = failed("error", error)
     else:
         details = dict(details)
         status, reason = details.pop("status", "passed"), details.pop("reason", None)
@@ -204,7 +216,7 @@ def record(
             reason=reason,
             units=units,
             details=details,
-            hashes=hashes,
+            hashes=hashes | details.pop("hashes", {}),
             device=facts,
         )
     write_json(path, made)
@@ -217,15 +229,16 @@ def record(
 def _failed(
     kind: str,
     cell: SpeedCell,
+    facts: Mapping[str, Any],
+    hashes: Mapping[str, str],
     status: str,
     error: BaseException,
-    facts: Mapping[str, Any],
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     reason = " ".join(str(error).split()) or type(error).__name__
     if status == "error" and not isinstance(error, Disturbed):
         reason = f"{type(error).__name__}: {reason}"
-    return make_record(kind, cell, status, reason=reason[:500], details=details, device=facts)
+    return make_record(kind, cell, status, reason=reason[:500], details=details, hashes=hashes, device=facts)
 
 
 def _summaries(path: Path, cell: SpeedCell) -> list[Path]:
@@ -234,25 +247,28 @@ def _summaries(path: Path, cell: SpeedCell) -> list[Path]:
     return [folder / f"{part}.json" for part in ("parts", "profile", "whole", "ends", "training", "run")]
 
 
-def done(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
+def done(path: Path, cell: SpeedCell, device: str, mask: str | None = None) -> dict[str, Any] | None:
     """The record at a path if it is about just this cell and need not be measured again; None where it has to be.
 
-    What passed stays. What failed stays as well while code and device are those that it failed with, unless another
-    process was in the way.
+    What passed stays. What failed stays as well while code, packages and device are those that it failed with, unless
+    another process was in the way.
+
+    Args:
+        mask: hash of the mask that the plan has; None where any will do.
     """
-    held = _tried(path, cell, device)
+    held = _tried(path, cell, device, mask)
     return None if held is None or held["details"].get("disturbed") else held
 
 
-def finished(wanted: Iterable[tuple[Path, SpeedCell]], device: str) -> bool:
-    """Whether there are records at all these paths that are about their cells, as ``done`` has it.
+def finished(wanted: Iterable[tuple[Path, SpeedCell] | tuple[Path, SpeedCell, str | None]], device: str) -> bool:
+    """Whether there are records at all these paths that are about their cells and masks, as ``done`` has it.
 
     What another process disturbed counts: a job tries it once, and the next run measures it again.
     """
-    return all(_tried(path, cell, device) is not None for path, cell in wanted)
+    return all(_tried(path, cell, device, *mask) is not None for path, cell, *mask in wanted)
 
 
-def _tried(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
+def _tried(path: Path, cell: SpeedCell, device: str, mask: str | None = None) -> dict[str, Any] | None:
     """What ``done`` gives, or a record that would be that if nothing had disturbed it."""
     if not path.exists():
         return None
@@ -261,18 +277,27 @@ def _tried(path: Path, cell: SpeedCell, device: str) -> dict[str, Any] | None:
     except ValueError as error:
         logger.warning("%s; measured anew", error)
         return None
-    if not about(held, cell):
+    if not about(held, cell, mask):
         return None
     if held["status"] == "passed":
         return held
     origin = held["provenance"]
-    same = origin["code"] == code_hash() and origin["device"].get("name") == _device(device).get("name")
-    return held if same else None
+    same = origin["code"] == code_hash() and origin["packages"] == provenance()["packages"]
+    return held if same and origin["device"].get("name") == _device(device).get("name") else None
 
 
-def about(held: Mapping[str, Any], cell: SpeedCell) -> bool:
-    """Whether a record is about just this cell, and its numbers, if it has any, were taken as they are now."""
-    return held["cell"] == cell.settings() and not outdated(held)
+def about(held: Mapping[str, Any], cell: SpeedCell, mask: str | None = None) -> bool:
+    """Whether a record is about just this cell, and its numbers, if it has any, were taken as they are now.
+
+    The method's file, and the mask where one is given, are compared where the record says which they were; the first
+    records did not say the file.
+    """
+    if held["cell"] != cell.settings() or outdated(held):
+        return False
+    said = held["provenance"]["hashes"]
+    if cell.method and said.get("method") not in (None, method_hash(cell.method)):
+        return False
+    return mask is None or said.get("mask") in (None, mask)
 
 
 def outdated(held: Mapping[str, Any]) -> bool:

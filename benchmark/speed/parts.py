@@ -19,6 +19,7 @@ import torch
 
 from benchmark import models
 from benchmark.method import Method
+from benchmark.plan import has_mask
 from benchmark.speed import clock, expected, planning
 from benchmark.speed.between import Between, between
 from benchmark.speed.cells import SpeedCell, from_settings
@@ -54,6 +55,7 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
 
     Raises:
         OutOfTime: the job's time is up; what is missing is for the next one.
+        ValueError: a mask that ran is not the one whose density and operations the plan has.
     """
     cells = {key: from_settings(found["cell"]) for key, found in planned["cells"].items()}
     stage = next(iter(cells.values())).of_stage()
@@ -69,7 +71,7 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     waiting = {}
     for key, cell in cells.items():
         path = records / cell.path / f"{ATTENTION}.json"
-        if clock.done(path, cell, device) is None:
+        if clock.done(path, cell, device, mask_of(planned, key)) is None:
             waiting[key] = (cell, path)
     if not waiting:
         return
@@ -78,8 +80,16 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
         density = min(planned["cells"][key]["density"], 1.0)
         needed = max(len(cell.mixture), 1) * expected.calls_s(expected.layer_s(cell, density), expected.share_s(cell))
         timer.reserve(needed, f"{cell.stage} {key}: its attention calls")
-        hashes = {"mask": planned["cells"][key]["mask_hash"]} if not cell.mixture else None
-        clock.record(ATTENTION, cell, path, device, lambda c=cell: attention_calls(c, given, timer, device), hashes)
+        made = clock.record(ATTENTION, cell, path, device, lambda c=cell: attention_calls(c, given, timer, device))
+        if not clock.about(made, cell, mask_of(planned, key)):
+            plan = records / cell.stage / planning.FILE
+            raise ValueError(f"{plan}: the mask of {key} is not the one that ran; delete the plan, to make it anew")
+
+
+def mask_of(planned: Mapping[str, Any], key: str) -> str | None:
+    """The hash of a cell's mask in a plan; None where it has none, or a mixture's several."""
+    found = planned["cells"][key]["mask_hash"]
+    return found if isinstance(found, str) else None
 
 
 class Given:
@@ -267,6 +277,7 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
     check_device(device)
     name, kernel = kernel_of(cell, device)
     timings: dict[str, Timing] = {}
+    masks: list[str | None] = []
     call = permute = 0.0
     q, k, v = given.first_layer
     around = given.between
@@ -293,6 +304,7 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
         )
         timings[f"call_{number}" if cell.mixture else "call"] = found
         call += share * found.median
+        masks.append(router.mask(q.shape[2], q.device).hash() if has_mask(method) else None)
         if order is not None:
             stream = torch.empty(1, len(order), spec_of(cell).width, dtype=DTYPE, device=device)
             moved = timer.time(lambda s=stream, o=order: s[:, o], warmup=1, calls=5, what="permutation")
@@ -302,7 +314,9 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
         del router, attend
         clock.free(device)
     values = {"call_s": call, "permute_s": permute}
-    return values, spread(timings) | {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(around.facts)}
+    details = {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(around.facts)}
+    hashes = {"mask": masks[0]} if not cell.mixture and masks[0] is not None else {}
+    return values, spread(timings) | details | {"hashes": hashes}
 
 
 def unrotated(x: torch.Tensor) -> torch.Tensor:
@@ -323,5 +337,6 @@ def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
     stage = cells[0].of_stage()
     wanted = [(records / stage.path / f"{OUTSIDE}.json", stage)]
     wanted += [(records / stage.path / f"{ROUNDING}.json", stage)] * planned["training_whole"]
-    wanted += [(records / cell.path / f"{ATTENTION}.json", cell) for cell in cells]
+    for key, cell in zip(planned["cells"], cells, strict=True):
+        wanted.append((records / cell.path / f"{ATTENTION}.json", cell, mask_of(planned, key)))
     return clock.finished(wanted, device)

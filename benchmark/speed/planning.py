@@ -18,6 +18,7 @@ from benchmark.records import provenance, write_json
 from benchmark.speed import settings
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.settings import Stage, key_of
+from benchmark.speed.sources import method_hash
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def plan(stage: Stage) -> dict[str, Any]:
     Returns:
         ``stage`` and its lists as in ``Stage``, and ``cells``: by method/setting the ``cell``, ``density``,
         ``block_sparsity`` (None without a mask), ``pflop``, ``pflop_dense`` (a generation of a clip), ``mask_hash`` and
-        ``flags``.
+        ``flags``. ``methods``: SHA-256 of each method's file, by its name.
     """
     from tqdm import tqdm
 
@@ -60,7 +61,9 @@ def plan(stage: Stage) -> dict[str, Any]:
     found = {}
     for cell in tqdm(stage.cells, desc=f"planning {stage.name}", unit="cell"):
         found[key_of(cell)] = _cell(stage, cell, spec)
-    return {"format": FORMAT, "stage": stage.name, **lists(stage), "cells": found, "provenance": provenance()}
+    methods = {cell.method: method_hash(cell.method) for cell in stage.cells}
+    told = {"format": FORMAT, "stage": stage.name, **lists(stage)}
+    return told | {"cells": found, "methods": methods, "provenance": provenance()}
 
 
 def lists(stage: Stage) -> dict[str, Any]:
@@ -94,17 +97,24 @@ def asked(stage: Stage) -> str:
 
 
 def ensure(stage: Stage, records: Path) -> dict[str, Any]:
-    """The plan of a stage: from its file where that is about the same cells, else made and written there."""
+    """The plan of a stage: from its file where that is about the same cells and methods, else made and written there.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = records / stage.name / FILE
     if path.exists():
-        held = json.loads(path.read_text())
-        if held.get("format") == FORMAT and held.get("asked") == asked(stage):
+        held = _json(path)
+        if held.get("format") != FORMAT or _cells_asked(held["asked"]) != _cells_asked(asked(stage)):
+            logger.info("%s is about other settings; planned anew", path)
+        elif not _current(held):
+            logger.info("%s is about other versions of the methods; planned anew", path)
+        elif held["asked"] == asked(stage):
             return held
-        if held.get("format") == FORMAT and json.loads(held["asked"])[:-1] == json.loads(asked(stage))[:-1]:
+        else:
             held |= lists(stage)  # the same cells, timed otherwise: nothing is solved anew
             write_json(path, held)
             return held
-        logger.info("%s is about other settings; planned anew", path)
     made = plan(stage)
     write_json(path, made)
     return made
@@ -118,10 +128,49 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise ValueError(f"{path}: there is no plan; --part plan makes it")
-    held = json.loads(path.read_text())
+    held = _json(path)
     if held.get("format") != FORMAT:
         raise ValueError(f"{path}: not a plan of format {FORMAT}")
     return held
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a plan's file holds, of whatever format."""
+    try:
+        held = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); delete it, and the plan is made anew") from None
+    if not isinstance(held, dict) or (held.get("format") == FORMAT and not {"asked", "cells"} <= held.keys()):
+        raise ValueError(f"{path}: not a plan; delete it, and one is made")
+    return held
+
+
+def _cells_asked(line: str) -> list[Any]:
+    """Of what a plan is made for, all but which cells are timed how."""
+    return json.loads(line)[:-1]
+
+
+def _current(held: Mapping[str, Any]) -> bool:
+    """Whether a plan's methods are what they were: their files, where it says them, and the masks of their knobs."""
+    if any(method_hash(name) != known for name, known in held.get("methods", {}).items()):
+        return False
+    try:
+        return all(_masks(cell_of(held, key)) == found["mask_hash"] for key, found in held["cells"].items())
+    except ValueError:  # a method has other knobs now, or refuses these
+        return False
+
+
+def _masks(cell: SpeedCell) -> Any:
+    """The hash of a cell's mask as it would be now, or those of its mixture."""
+    from benchmark.plan import has_mask
+
+    spec = settings.resized(cell.model, cell.trial)
+    layout = spec.layout(cell.frames, cell.height, cell.width)
+    found = [
+        method.pattern(layout, cell.block, spec.heads).mask.hash() if has_mask(method) else None
+        for _, method in methods_of(cell)
+    ]
+    return found[0] if len(found) == 1 else found
 
 
 def cell_of(planned: Mapping[str, Any], key: str) -> SpeedCell:
