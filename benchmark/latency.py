@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmark.records import describe_device, read_record, write_json
+from benchmark.records import read_record, write_json
 from benchmark.reference import REFERENCE
 from benchmark.speed import (
     assemble,
@@ -224,8 +224,8 @@ def run(args: argparse.Namespace) -> int:
     if not any(part in MEASURE for part in asked):
         torch.set_num_threads(1)  # masks are planned in many small steps, which threads only slow down
     if args.resume_from is not None and not trial:
-        here = describe_device("cuda") if torch.cuda.is_available() else {}
-        committed.take_over(name, planning.asked(stages[name]), args.out, args.resume_from, here)
+        gpu = clock.device_name(args.device) if asked != {"plan"} else None  # a plan's job may run anywhere
+        committed.take_over(name, planning.asked(stages[name]), args.out, args.resume_from, gpu)
     only = [method for method in (args.methods or "").split(",") if method]
     done = measure(stages[name], asked, args.out, Clock(args.device, args.limit_s), args.device, only)
     _print_records(args.out / name)

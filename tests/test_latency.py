@@ -291,20 +291,20 @@ def test_committed_records_are_not_measured_again(tmp_path):
     own = tmp_path / "records"
     failed = own / CELL.path / "attention.json"
     write_json(failed, make_record("attention", CELL, "unsupported", reason="no CUDA GPU"))
-    taken = committed.take_over(CELL.stage, "", own, folder, {"name": "Some GPU"})
+    taken = committed.take_over(CELL.stage, "", own, folder, "Some GPU")
     assert taken == [failed] and failed.read_bytes() == path.read_bytes()
     assert clock.done(failed, CELL, "cpu")["values"] == {"call_s": 1.0}
     assert clock.done(failed, replace(CELL, knobs={"decay": 0.5}), "cpu") is None  # another cell is measured anew
-    assert committed.take_over(CELL.stage, "", own, folder, {"name": "Some GPU"}) == []
-    assert committed.take_over(CELL.stage, "", tmp_path / "b", folder, {"name": "Another GPU"}) == []
-    assert committed.take_over(CELL.stage, "", tmp_path / "c", tmp_path / "nothing", {}) == []
+    assert committed.take_over(CELL.stage, "", own, folder, "Some GPU") == []
+    assert committed.take_over(CELL.stage, "", tmp_path / "b", folder, "Another GPU") == []
+    assert committed.take_over(CELL.stage, "", tmp_path / "c", tmp_path / "nothing", "Some GPU") == []
 
 
 def test_records_of_an_earlier_protocol_are_measured_again(tmp_path):
     path, folder = committed_of(tmp_path, protocol=1)
     assert clock.done(path, CELL, "cpu") is None and not clock.finished([(path, CELL)], "cpu")
     assert assemble._read(path, CELL) is None
-    assert committed.take_over(CELL.stage, "", tmp_path / "records", folder, {"name": "Some GPU"}) == []
+    assert committed.take_over(CELL.stage, "", tmp_path / "records", folder, "Some GPU") == []
     path, _ = committed_of(tmp_path, "step", protocol=1)  # nothing about whole steps has changed
     assert clock.done(path, CELL, "cpu") and clock.finished([(path, CELL)], "cpu") and assemble._read(path, CELL)
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark import latency
 from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
-from benchmark.speed import assemble, clock, ends, parts, planning
+from benchmark.speed import assemble, clock, committed, ends, parts, planning
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
 from benchmark.speed.settings import Stage, load
@@ -27,7 +27,8 @@ def put(records: Path, kind: str, cell: SpeedCell, values=None, reason: str | No
     path = records / cell.path / f"{kind}.json"
     status = more.pop("status", "passed" if values else "incorrect")
     details = {"protocol": clock.PROTOCOL.get(kind, 1)} | more.pop("details", {})
-    write_json(path, make_record(kind, cell, status, values, reason=reason, details=details, device=GPU, **more))
+    facts = {"device": GPU, "details": details} | more
+    write_json(path, make_record(kind, cell, status, values, reason=reason, **facts))
     return path
 
 
@@ -225,8 +226,7 @@ def test_a_plan_says_which_files_its_methods_are_from():
 
 
 def test_every_committed_record_holds_on_the_gpu_that_it_was_measured_on(monkeypatch):
-    gpu = {"type": "cuda", "name": "NVIDIA H100 80GB HBM3"}
-    monkeypatch.setattr(clock, "_device", lambda device: gpu)
+    monkeypatch.setattr(clock, "device_name", lambda device: "NVIDIA H100 80GB HBM3")
     for path in sorted(COMMITTED.rglob(planning.FILE)):
         planned = planning.read(path)
         cells = {key: planning.cell_of(planned, key) for key in planned["cells"]}
@@ -238,3 +238,35 @@ def test_every_committed_record_holds_on_the_gpu_that_it_was_measured_on(monkeyp
             for kind in ("attention", "step", "whole_run", "lora", "lora_step"):
                 there = COMMITTED / cell.path / f"{kind}.json"
                 assert not there.exists() or clock.done(there, cell, "cuda", parts.mask_of(planned, key)), there
+
+
+def test_what_another_gpu_measured_is_measured_again_but_kept_where_there_is_none(tmp_path, monkeypatch):
+    path = put(tmp_path, "attention", RADIAL, {"call_s": 1.0})
+    for gpu, held in (("Some GPU", True), ("Another GPU", False), (None, True)):
+        monkeypatch.setattr(clock, "device_name", lambda device, gpu=gpu: gpu)
+        assert clock.finished([(path, RADIAL)], "cuda") is held
+
+
+def test_a_job_without_a_gpu_takes_over_the_plan_alone(tmp_path):
+    reference, own = tmp_path / "reference", tmp_path / "own"
+    path = put(reference, "attention", RADIAL, {"call_s": 1.0})
+    plan(reference, DENSE, RADIAL)
+    planned = own / RADIAL.stage / planning.FILE
+    assert committed.take_over(RADIAL.stage, "", own, reference, None) == [planned]
+    # What passed on another GPU is not what this one would measure.
+    mine = put(own, "attention", RADIAL, {"call_s": 2.0}, device={"type": "cuda", "name": "Another GPU"})
+    assert committed.take_over(RADIAL.stage, "", own, reference, "Some GPU") == [mine]
+    assert mine.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("part", "gpu"), [("plan", None), ("parts", "Some GPU")])
+def test_a_plans_job_is_of_no_gpu(tmp_path, monkeypatch, part, gpu):
+    from benchmark.__main__ import main
+
+    taken = []
+    monkeypatch.setattr(clock, "device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(committed, "take_over", lambda *given: taken.append(given[-1]))
+    monkeypatch.setattr(latency, "measure", lambda *_: {part: True})
+    words = ["--config", str(ROOT / "config" / "h100.yaml"), "--stage", "mochi-1/short", "--out", str(tmp_path)]
+    assert main(["--quiet", "latency", *words, "--part", part, "--resume-from", str(COMMITTED)]) == 0
+    assert taken == [gpu]

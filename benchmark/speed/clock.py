@@ -250,8 +250,8 @@ def _summaries(path: Path, cell: SpeedCell) -> list[Path]:
 def done(path: Path, cell: SpeedCell, device: str, mask: str | None = None) -> dict[str, Any] | None:
     """The record at a path if it is about just this cell and need not be measured again; None where it has to be.
 
-    What passed stays. What failed stays as well while code, packages and device are those that it failed with, unless
-    another process was in the way.
+    What passed stays, but on another GPU than this one. What failed stays as well while code, packages and device are
+    those that it failed with, unless another process was in the way.
 
     Args:
         mask: hash of the mask that the plan has; None where any will do.
@@ -279,11 +279,13 @@ def _tried(path: Path, cell: SpeedCell, device: str, mask: str | None = None) ->
         return None
     if not about(held, cell, mask):
         return None
+    origin, here = held["provenance"], device_name(device)
+    same = origin["device"].get("name") == here
     if held["status"] == "passed":
-        return held
-    origin = held["provenance"]
-    same = origin["code"] == code_hash() and origin["packages"] == provenance()["packages"]
-    return held if same and origin["device"].get("name") == _device(device).get("name") else None
+        # A trial is of any processor, and without a GPU nothing better can be measured here.
+        return held if same or device == "cpu" or here is None else None
+    same &= origin["code"] == code_hash() and origin["packages"] == provenance()["packages"]
+    return held if same else None
 
 
 def about(held: Mapping[str, Any], cell: SpeedCell, mask: str | None = None) -> bool:
@@ -303,6 +305,13 @@ def about(held: Mapping[str, Any], cell: SpeedCell, mask: str | None = None) -> 
 def outdated(held: Mapping[str, Any]) -> bool:
     """Whether a record's numbers were taken in an earlier way; one without numbers is of no way."""
     return held["status"] == "passed" and held["details"].get("protocol", 1) != PROTOCOL.get(held["kind"], 1)
+
+
+def device_name(device: str) -> str | None:
+    """The name that records have for what is measured on; None where there is no GPU."""
+    if device == "cpu":
+        return describe_device(device)["name"]
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _device(device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ def publish(folder: Path, reference: Path = REFERENCE) -> list[Path]:
     return [copy_file(path, target / path.relative_to(folder.parent)) for path in (*paths, *plans, *kernels)]
 
 
-def take_over(stage: str, asked: str, records: Path, committed: Path, device: Mapping[str, Any]) -> list[Path]:
-    """Copies a stage's committed measurements to where a run looks for its own, where that has none that passed.
+def take_over(stage: str, asked: str, records: Path, committed: Path, gpu: str | None) -> list[Path]:
+    """Copies a stage's plan and committed measurements to where a run looks for its own, where it has none that passed.
 
     What a cell's record does not fit is measured anew: the job compares the whole cell, solved knobs included.
 
@@ -69,7 +69,8 @@ def take_over(stage: str, asked: str, records: Path, committed: Path, device: Ma
         asked: what the plan must be made for, from ``planning.asked``.
         records: the run's folder of records.
         committed: such a folder as ``results/reference/h100/records``; nothing need be there.
-        device: what this machine measures on; records of another GPU are not taken, since times of one are compared.
+        gpu: name of the GPU that this job measures on; records of another are not taken, since times of one are
+            compared. None where it measures on none: then the plan alone is taken, for the GPU may be any.
 
     Returns:
         The copies.
@@ -78,22 +79,23 @@ def take_over(stage: str, asked: str, records: Path, committed: Path, device: Ma
     plan = committed / stage / planning.FILE
     if plan.exists() and not (records / stage / planning.FILE).exists() and planning.read(plan)["asked"] == asked:
         taken.append(copy_file(plan, records / stage / planning.FILE))
-    for path, held in _measured(committed / stage):
+    for path, held in _measured(committed / stage) if gpu is not None else ():
         own = records / path.relative_to(committed)
-        if held["provenance"]["device"].get("name") != device.get("name", held["provenance"]["device"].get("name")):
+        if held["provenance"]["device"].get("name") != gpu:
             logger.warning("%s: measured on %s, not taken", path, held["provenance"]["device"].get("name"))
-        elif not _passed(own):
+        elif not _passed(own, gpu):
             taken.append(copy_file(path, own))
     if taken:
         logger.info("%s: %d files are those of %s", stage, len(taken), committed)
     return taken
 
 
-def _passed(path: Path) -> bool:
-    """Whether there is a record that passed, is as it was written, and was taken as numbers are taken now."""
+def _passed(path: Path, gpu: str) -> bool:
+    """Whether there is a record of this GPU that passed, is as it was written, and was taken as numbers are now."""
     with contextlib.suppress(ValueError):
         held = read_record(path)
-        return held["status"] == "passed" and not clock.outdated(held)
+        same = held["provenance"]["device"].get("name") == gpu
+        return same and held["status"] == "passed" and not clock.outdated(held)
     return False
 
 
