@@ -328,6 +328,9 @@ def test_attention_calls_say_what_ran_between_them(measured):
     hashes = {"mask": planned["cells"]["radial/paper"]["mask_hash"], "method": planned["methods"]["radial"]}
     assert held["provenance"]["hashes"] == hashes
     tuning = record(measured, "radial/paper/lora")["details"]["between"]
+    # Modules are counted over the whole transformer, not over the few blocks that the time is taken from.
+    modules = [record(measured, name)["details"]["lora"] for name in ("lora_outside", "radial/paper/lora_step")]
+    assert [(one["rank"], one["modules"]) for one in modules] == [(2, modules[1]["modules"])] * 2
     assert tuning["wanted_s"] == pytest.approx(record(measured, "lora_outside")["values"]["outside_s"] / 3)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark import latency
 from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
-from benchmark.speed import assemble, clock, committed, ends, parts, planning
+from benchmark.speed import assemble, clock, committed, ends, parts, planning, training
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
 from benchmark.speed.settings import Stage, load
@@ -149,13 +149,15 @@ def test_a_stages_records_about_another_length_are_not_put_together(tmp_path):
 
 def test_tuning_is_held_against_whole_steps_of_the_planned_cells_alone(tmp_path):
     short = [replace(cell, shape="short", frames=5) for cell in (DENSE, RADIAL)]
-    plan(tmp_path, *short, training=["dense/paper"], training_whole=True)
+    planned = plan(tmp_path, *short, training=["dense/paper"], training_whole=True)
     put(tmp_path, "lora_outside", SHORT, {"outside_s": 2.0})
     put(tmp_path, "lora", short[0], {"call_s": 1.0})
     put(tmp_path, "lora_step", short[0], {"step_s": 40.0})
-    assert assemble._model_agreement(RADIAL, tmp_path) == pytest.approx(42 / 40 - 1)
+    layers = assemble.layers_of(DENSE)
+    assert assemble._model_agreement(planned, tmp_path) == pytest.approx((2 + layers) / 40 - 1)
+    assert assemble._model_agreement(planned | {"rank": 64}, tmp_path) is None
     plan(tmp_path, *map(longer, short), training=["dense/paper"], training_whole=True)
-    assert assemble._model_agreement(RADIAL, tmp_path) is None
+    assert assemble._model_agreement(planned, tmp_path) is None
 
 
 def test_a_changed_method_is_measured_again(tmp_path, monkeypatch):
@@ -233,7 +235,8 @@ def test_every_committed_record_holds_on_the_gpu_that_it_was_measured_on(monkeyp
         stage = cells["dense/paper"].of_stage()
         for kind in ("outside", "text_encoder", "vae_decoder", "profile", "rounding", "lora_outside"):
             there = COMMITTED / stage.path / f"{kind}.json"
-            assert not there.exists() or clock.done(there, stage, "cuda"), there
+            cell = training.with_rank(stage, planned) if kind == "lora_outside" else stage
+            assert not there.exists() or clock.done(there, cell, "cuda"), there
         for key, cell in cells.items():
             for kind in ("attention", "step", "whole_run", "lora", "lora_step"):
                 there = COMMITTED / cell.path / f"{kind}.json"
@@ -270,3 +273,28 @@ def test_a_plans_job_is_of_no_gpu(tmp_path, monkeypatch, part, gpu):
     words = ["--config", str(ROOT / "config" / "h100.yaml"), "--stage", "mochi-1/short", "--out", str(tmp_path)]
     assert main(["--quiet", "latency", *words, "--part", part, "--resume-from", str(COMMITTED)]) == 0
     assert taken == [gpu]
+
+
+def test_another_rank_is_measured_again_but_for_the_attention_calls(tmp_path, monkeypatch):
+    measured = []
+
+    def record(kind, cell, path, device, measure):
+        measured.append((kind, cell.rank))
+        return put(tmp_path, kind, cell, {"outside_s": 1.0}) and read_record(path)
+
+    monkeypatch.setattr(clock, "record", record)
+    more = {"training": ["dense/paper"], "training_whole": True}
+    for rank, kinds in ((4, ["lora_outside", "lora", "lora_step"]), (4, []), (64, ["lora_outside", "lora_step"])):
+        planned = plan(tmp_path, DENSE, rank=rank, **more)
+        assert training.finished(planned, tmp_path, "cpu") is (not kinds)
+        training.measure(planned, tmp_path, Clock("cpu"), "cpu")
+        assert measured == [(kind, None if kind == "lora" else rank) for kind in kinds]
+        assert training.finished(planned, tmp_path, "cpu")
+        measured.clear()
+
+
+@pytest.mark.parametrize(("said", "rank"), [({}, 128), ({"lora": {"rank": 4}}, 4)])
+def test_a_record_that_does_not_have_the_rank_in_its_cell_is_of_the_committed_one(tmp_path, said, rank):
+    path = put(tmp_path, "lora_outside", STAGE, {"outside_s": 1.0}, details=said)
+    for asked in (4, 128):
+        assert (clock.done(path, replace(STAGE, rank=asked), "cpu") is not None) is (asked == rank)

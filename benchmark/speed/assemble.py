@@ -30,13 +30,11 @@ def assemble(planned: Mapping[str, Any], records: Path) -> list[Path]:
     Returns:
         The files that were written: one for every cell, and one for every cell with a tuning step.
     """
-    held = {
-        key: _held(planning.cell_of(planned, key), records, parts.mask_of(planned, key)) for key in planned["cells"]
-    }
+    held = {key: _held(planned, key, records) for key in planned["cells"]}
     stage = planning.cell_of(planned, DENSE).of_stage()
     folder = records / stage.path
-    kinds = (parts.OUTSIDE, training.OUTSIDE, ends.TEXT, ends.DECODER)
-    shared = {kind: _read(folder / f"{kind}.json", stage) for kind in kinds}
+    shared = {kind: _read(folder / f"{kind}.json", stage) for kind in (parts.OUTSIDE, ends.TEXT, ends.DECODER)}
+    shared[training.OUTSIDE] = _read(folder / f"{training.OUTSIDE}.json", training.with_rank(stage, planned))
     written = []
     worst = _worst(planned, held, shared)
     failed = failed_check(planned, records)
@@ -48,7 +46,8 @@ def assemble(planned: Mapping[str, Any], records: Path) -> list[Path]:
     for key in planned["training"]:
         cell = planning.cell_of(planned, key)
         written.append(records / cell.path / f"{TRAINING}.json")
-        write_json(written[-1], tuning(cell, planned, held[key], held[DENSE], shared, _model_agreement(cell, records)))
+        verified = _model_agreement(planned, records)
+        write_json(written[-1], tuning(cell, planned, held[key], held[DENSE], shared, verified))
     return written
 
 
@@ -278,20 +277,20 @@ def _worst(
     return max(found) if found else None
 
 
-def _model_agreement(cell: SpeedCell, records: Path) -> float | None:
-    """Largest difference of parts from whole tuning steps of a model, at every shape that has both.
+def _model_agreement(planned: Mapping[str, Any], records: Path) -> float | None:
+    """Largest difference of parts from whole tuning steps of a plan's model and rank, at every shape that has both.
 
     Read from what was measured, so that the order in which stages are put together does not matter. Records count
     where they are about the cells of the plan that lies beside them.
     """
     found = []
-    for planned in _stages_of(cell, records):
-        stage = planning.cell_of(planned, DENSE).of_stage()
+    for other in _stages_of(planning.cell_of(planned, DENSE), records):
+        stage = training.with_rank(planning.cell_of(other, DENSE).of_stage(), planned)
         outside = _passed(_read(records / stage.path / f"{training.OUTSIDE}.json", stage))
-        dense = _passed(_held(planning.cell_of(planned, DENSE), records)[training.ATTENTION])
-        for key in planned["training"]:
-            one = planning.cell_of(planned, key)
-            held = _held(one, records)
+        dense = _passed(_held(other, DENSE, records)[training.ATTENTION])
+        for key in other["training"] if other["rank"] == planned["rank"] else ():
+            one = planning.cell_of(other, key)
+            held = _held(other, key, records)
             whole, own = _passed(held[training.STEP]), _passed(held[training.ATTENTION])
             if whole and own and outside and dense:
                 put = outside["values"]["outside_s"] + one.dense_layers * dense["values"]["call_s"]
@@ -300,10 +299,12 @@ def _model_agreement(cell: SpeedCell, records: Path) -> float | None:
     return max(found) if found else None
 
 
-def _held(cell: SpeedCell, records: Path, mask: str | None = None) -> dict[str, Record | None]:
-    """What was measured of a cell, by kind; a record about other settings or another mask is none."""
-    kinds = (parts.ATTENTION, steps.STEP, training.ATTENTION, training.STEP)
-    return {kind: _read(records / cell.path / f"{kind}.json", cell, mask) for kind in kinds}
+def _held(planned: Mapping[str, Any], key: str, records: Path) -> dict[str, Record | None]:
+    """What was measured of a plan's cell, by kind; a record about other settings or another mask is none."""
+    cell, mask = planning.cell_of(planned, key), parts.mask_of(planned, key)
+    cells = dict.fromkeys((parts.ATTENTION, steps.STEP, training.ATTENTION), cell)
+    cells |= {training.STEP: training.with_rank(cell, planned)}
+    return {kind: _read(records / cell.path / f"{kind}.json", one, mask) for kind, one in cells.items()}
 
 
 def _read(path: Path, cell: SpeedCell, mask: str | None = None) -> Record | None:

@@ -32,6 +32,8 @@ class SpeedCell:
         text_tokens: text tokens of the prompt, none of them padding.
         trial: arguments of the transformer that were changed for a trial, and ``device`` where it is no GPU; such a
             record never enters a table.
+        rank: rank of the adapter, in records of what its modules take part in (a tuning step whole, and outside
+            attention); None in all others, which then do not write it.
     """
 
     experiment: str
@@ -53,6 +55,7 @@ class SpeedCell:
     passes: int = 1
     text_tokens: int = 256
     trial: dict[str, Any] = field(default_factory=dict)
+    rank: int | None = None
 
     @property
     def path(self) -> Path:
@@ -71,8 +74,9 @@ class SpeedCell:
         return replace(self, **nothing)
 
     def settings(self) -> dict[str, Any]:
-        """Every field, as it is written into records."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Every field, as it is written into records; ``rank`` only where there is one."""
+        left_out = ("rank",) if self.rank is None else ()
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in left_out}
         return found | {"mixture": list(self.mixture)}
 
     def canonical(self) -> str:

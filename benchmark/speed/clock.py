@@ -36,6 +36,9 @@ PROTOCOL = MappingProxyType({"attention": 2, "lora": 2, "outside": 2})
 Calls of attention: 2 runs a pass's other work between them (``benchmark.speed.between``). Time outside attention: 2
 leaves out the copies of values that are handed on."""
 
+FIRST_RANK = 128
+"""Rank of the adapter in records that do not say it: the committed ones are of config/h100.yaml, which says 128."""
+
 
 class OutOfTime(Exception):
     """The job's time is up: what is left is for the next one."""
@@ -294,7 +297,10 @@ def about(held: Mapping[str, Any], cell: SpeedCell, mask: str | None = None) -> 
     The method's file, and the mask where one is given, are compared where the record says which they were; the first
     records did not say the file.
     """
-    if held["cell"] != cell.settings() or outdated(held):
+    have = held["cell"]
+    if cell.rank is not None and "rank" not in have:
+        have = {**have, "rank": held["details"].get("lora", {}).get("rank", FIRST_RANK)}
+    if have != cell.settings() or outdated(held):
         return False
     said = held["provenance"]["hashes"]
     if cell.method and said.get("method") not in (None, method_hash(cell.method)):

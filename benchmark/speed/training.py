@@ -75,14 +75,14 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     """
     if not planned["training"]:
         return
-    rank = planned["rank"]
     cells = {key: planning.cell_of(planned, key) for key in planned["training"]}
     stage = next(iter(cells.values())).of_stage()
     path = records / stage.path / f"{OUTSIDE}.json"
-    known = clock.done(path, stage, device)
+    whole = with_rank(stage, planned)
+    known = clock.done(path, whole, device)
     if known is None:
         timer.reserve(30 + 24 * expected.outside_s(stage, "unfused") / 4, f"{stage.stage}: tuning outside attention")
-        known = clock.record(OUTSIDE, stage, path, device, lambda: outside(stage, rank, timer, device))
+        known = clock.record(OUTSIDE, whole, path, device, lambda: outside(whole, timer, device))
     if known["status"] == "passed":
         share = known["values"]["outside_s"] / spec_of(stage).layers, OUTSIDE
     else:
@@ -96,11 +96,17 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
             clock.record(ATTENTION, cell, path, device, lambda c=cell: attention_calls(c, given, timer, device))
     given.drop()
     clock.free(device)
-    for key, cell in cells.items() if planned["training_whole"] else ():
+    for key in planned["training"] if planned["training_whole"] else ():
+        cell = with_rank(cells[key], planned)
         path = records / cell.path / f"{STEP}.json"
         if clock.done(path, cell, device) is None:
             timer.reserve(30 + 24 * expected.step_s(cell) / cell.passes, f"{cell.stage} {key}: whole tuning steps")
-            clock.record(STEP, cell, path, device, lambda c=cell: whole_steps(c, rank, timer, device))
+            clock.record(STEP, cell, path, device, lambda c=cell: whole_steps(c, timer, device))
+
+
+def with_rank(cell: SpeedCell, planned: Mapping[str, Any]) -> SpeedCell:
+    """The cell of a record that the adapter's rank decides on; the attention calls have no adapter in them."""
+    return replace(cell, rank=planned["rank"])
 
 
 def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) -> Measured:
@@ -138,14 +144,14 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
     return {"call_s": call}, spread(timings) | details
 
 
-def outside(cell: SpeedCell, rank: int, timer: Clock, device: str) -> Measured:
+def outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     """Seconds of a tuning step outside attention, optimizer included; scaled by tokens where it does not fit."""
     check_device(device)
     reasons = []
     for shrink in SHRINKS:
         smaller = shrunk(cell, shrink)
         try:
-            values, details = _outside(smaller, rank, timer, device)
+            values, details = _outside(smaller, timer, device)
         except torch.OutOfMemoryError as error:
             reasons.append(" ".join(str(error).split())[:120])
             clock.free(device)
@@ -163,24 +169,27 @@ def shrunk(cell: SpeedCell, times: int) -> SpeedCell:
     return cell if times == 1 else replace(cell, frames=(latent - 1) * spec.temporal_compression + 1)
 
 
-def _outside(cell: SpeedCell, rank: int, timer: Clock, device: str) -> Measured:
+def _outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     check_memory(cell, device, weights=False)
     kinds = kinds_of(spec_of(cell))
     counts = {"base": dict.fromkeys(kinds, FEW)}
     counts |= {kind: dict.fromkeys(kinds, FEW) | {kind: MORE} for kind in kinds}
     timings: dict[str, Timing] = {}
-    facts: dict[str, Any] = {}
+    modules: dict[str, int] = {}
     for name, count in counts.items():
         router = _hand_on(cell, device)
         network = Network(cell, router, device, layers=count, training=True)
-        step, facts = tuning_step(network, rank)
+        step, facts = tuning_step(network, cell.rank)
+        modules[name] = facts["modules"]
         timings[name] = timer.time(step, warmup=1, calls=5, least=2, within_s=30, what="tuning outside attention")
         del step
         forget(network)
     base = timings["base"].median
     blocks = {kind: (timings[kind].median - base) / (MORE - FEW) for kind in kinds}
     values = {"outside_s": base + sum((kinds[kind] - FEW) * blocks[kind] for kind in kinds), "few_blocks_s": base}
-    return values, spread(timings) | {"lora": {"rank": rank, "modules": facts["modules"]}, "blocks": blocks}
+    adapted = {kind: (modules[kind] - modules["base"]) // (MORE - FEW) for kind in kinds}  # a block's
+    every = modules["base"] + sum((kinds[kind] - FEW) * adapted[kind] for kind in kinds)
+    return values, spread(timings) | {"lora": {"rank": cell.rank, "modules": every}, "blocks": blocks}
 
 
 def _hand_on(cell: SpeedCell, device: str) -> attention.AttentionRouter:
@@ -188,7 +197,7 @@ def _hand_on(cell: SpeedCell, device: str) -> attention.AttentionRouter:
     return HandOnRouter(plain.method, plain.layout, plain.block, plain.kernel, plain.schedule)
 
 
-def whole_steps(cell: SpeedCell, rank: int, timer: Clock, device: str) -> Measured:
+def whole_steps(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     """Seconds of whole tuning steps of the whole model."""
     check_device(device)
     check_memory(cell, device)
@@ -198,11 +207,11 @@ def whole_steps(cell: SpeedCell, rank: int, timer: Clock, device: str) -> Measur
     router = router_of(cell, planning.methods_of(cell)[0][1], device, kernel)
     network = Network(cell, router, device, training=True)
     router.step = cell.dense_steps
-    step, facts = tuning_step(network, rank)
+    step, facts = tuning_step(network, cell.rank)
     found = timer.time(step, warmup=1, calls=5, least=3, within_s=90, what="a tuning step")
     del step
     forget(network)
-    return {"step_s": found.median}, spread({"step": found}) | {"kernel": name, "lora": {"rank": rank, **facts}}
+    return {"step_s": found.median}, spread({"step": found}) | {"kernel": name, "lora": {"rank": cell.rank, **facts}}
 
 
 def tuning_step(network: Network, rank: int) -> tuple[Callable[[], None], dict[str, Any]]:
@@ -253,8 +262,8 @@ def finished(planned: Mapping[str, Any], records: Path, device: str) -> bool:
         return True
     cells = [planning.cell_of(planned, key) for key in planned["training"]]
     stage = cells[0].of_stage()
-    wanted = [(records / stage.path / f"{OUTSIDE}.json", stage)]
+    wanted = [(records / stage.path / f"{OUTSIDE}.json", with_rank(stage, planned))]
     wanted += [(records / cell.path / f"{ATTENTION}.json", cell) for cell in cells]
     if planned["training_whole"]:
-        wanted += [(records / cell.path / f"{STEP}.json", cell) for cell in cells]
+        wanted += [(records / cell.path / f"{STEP}.json", with_rank(cell, planned)) for cell in cells]
     return clock.finished(wanted, device)
