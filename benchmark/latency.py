@@ -206,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from benchmark import config
 
-        stages = settings.stages(config.read(args.config), trial) if trial else settings.load(args.config)
+        stages = settings.stages(config.read(args.config), trial, args.stage) if trial else settings.load(args.config)
     if args.estimate:
         _print_estimate(estimate(stages, args.out))
         return 0
@@ -242,6 +242,8 @@ def _trial(args: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"--resized {word!r}: KEY=VALUE is needed, such as num_layers=2")
+        if key == "device":
+            raise ValueError(f"--resized {word!r}: no argument of a transformer; --device cpu is a trial without a GPU")
         number = yaml.safe_load(value)
         trial[key] = [int(part) for part in value.split("x")] if isinstance(number, str) and "x" in value else number
     return trial | ({"device": "cpu"} if args.device == "cpu" else {})

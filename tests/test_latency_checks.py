@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import latency
+from benchmark import config, latency
 from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
 from benchmark.speed import assemble, clock, committed, ends, parts, planning, training
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
 from benchmark.speed.settings import Stage, load
+from benchmark.speed.settings import stages as stages_of
 
 RADIAL = SpeedCell("tiny", "wan2.1-14b", "tiny", 9, 64, 64, "radial", "paper", steps=10, dense_steps=2)
 DENSE = replace(RADIAL, method="dense")
@@ -37,7 +38,7 @@ def plan(records: Path, *cells: SpeedCell, **more) -> dict:
     keys = [f"{cell.method}/{cell.setting}" for cell in cells]
     planned = {"format": planning.FORMAT, "whole": keys, "training": [], "training_whole": False, "run": keys[-1]}
     planned |= {"cells": {key: {"cell": cell.settings(), **FACTS} for key, cell in zip(keys, cells, strict=True)}}
-    planned |= {"training_steps": None, "profile": False, "rank": 128, "asked": ""} | more
+    planned |= {"training_steps": None, "profile": False, "rank": 128, "asked": "[]"} | more
     write_json(records / cells[0].stage / planning.FILE, planned)
     return planned
 
@@ -255,10 +256,10 @@ def test_a_job_without_a_gpu_takes_over_the_plan_alone(tmp_path):
     path = put(reference, "attention", RADIAL, {"call_s": 1.0})
     plan(reference, DENSE, RADIAL)
     planned = own / RADIAL.stage / planning.FILE
-    assert committed.take_over(RADIAL.stage, "", own, reference, None) == [planned]
+    assert committed.take_over(RADIAL.stage, "[]", own, reference, None) == [planned]
     # What passed on another GPU is not what this one would measure.
     mine = put(own, "attention", RADIAL, {"call_s": 2.0}, device={"type": "cuda", "name": "Another GPU"})
-    assert committed.take_over(RADIAL.stage, "", own, reference, "Some GPU") == [mine]
+    assert committed.take_over(RADIAL.stage, "[]", own, reference, "Some GPU") == [mine]
     assert mine.read_bytes() == path.read_bytes()
 
 
@@ -298,3 +299,33 @@ def test_a_record_that_does_not_have_the_rank_in_its_cell_is_of_the_committed_on
     path = put(tmp_path, "lora_outside", STAGE, {"outside_s": 1.0}, details=said)
     for asked in (4, 128):
         assert (clock.done(path, replace(STAGE, rank=asked), "cpu") is not None) is (asked == rank)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 1, "asked": "{", "cells": {}}'])
+def test_a_damaged_plan_is_named(tmp_path, text):
+    path = tmp_path / "mochi-1/short" / planning.FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    for read in (lambda: planning.read(path), lambda: planning.ensure(STAGES["mochi-1/short"], tmp_path)):
+        with pytest.raises(ValueError, match=rf"^{path}: not ") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["num_layer=1", "num_layers=1,ffn=2,num_layer=1", "device=cpu"])
+def test_an_argument_that_the_transformer_has_not_is_refused(tmp_path, capsys, word):
+    from benchmark.__main__ import main
+
+    words = ["--config", str(ROOT / "config" / "h100.yaml"), "--stage", "wan2.1-14b/short", "--out", str(tmp_path)]
+    assert main(["--quiet", "latency", *words, "--device", "cpu", "--part", "plan", "--resized", word]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and all(name in said for name in ("ffn", "num_layer") if name in word)
+    assert not list(tmp_path.rglob("plan.json"))
+
+
+def test_a_trial_is_of_its_stage_alone():
+    held = config.read(ROOT / "config" / "h100.yaml")
+    trial = {"ffn_dim": 16}  # HunyuanVideo's transformer has none
+    assert list(stages_of(held, trial, "wan2.1-14b/short")) == ["wan2.1-14b/short"]
+    with pytest.raises(ValueError, match="hunyuanvideo: HunyuanVideoTransformer3DModel has no ffn_dim"):
+        stages_of(held, trial)

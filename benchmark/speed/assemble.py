@@ -131,11 +131,7 @@ def latency(
             "step_dense_parts_s": step_parts(cell, outside["outside_s"], dense_call, dense_call),
             "step_sparse_parts_s": step_parts(cell, outside["outside_s"], dense_call, call, permute),
         }
-        predicted = outside["outside_s"] + (values["step_dense_parts_s"] - outside["outside_s"]) * (
-            cell.dense_layers + (layers_of(cell) - cell.dense_layers) * min(facts["density"], 1.0)
-        ) / layers_of(cell)
         values["attention_share"] = 1 - outside["outside_s"] / values["step_dense_parts_s"]
-        values["step_amdahl_s"] = predicted
     for name, record in sources.items():
         if record:
             values[f"step_{name}_whole_s"] = record["values"]["step_s"]
@@ -160,9 +156,6 @@ def latency(
     values["generation_s"] = cell.dense_steps * values["step_dense_s"] + sparse_steps * values["step_sparse_s"]
     values["generation_dense_s"] = cell.steps * values["step_dense_s"]
     values["speedup"] = values["generation_dense_s"] / values["generation_s"]
-    if complete:
-        predicted = cell.dense_steps * values["step_dense_parts_s"] + sparse_steps * values.pop("step_amdahl_s")
-        values["speedup_amdahl"] = cell.steps * values["step_dense_parts_s"] / predicted
     for kind in (ends.TEXT, ends.DECODER):
         if _passed(shared[kind]):
             values[f"{kind}_s"] = shared[kind]["values"][f"{kind}_s"]

@@ -138,9 +138,13 @@ def _json(path: Path) -> dict[str, Any]:
     """What a plan's file holds, of whatever format."""
     try:
         held = json.loads(path.read_text())
+        if isinstance(held, dict) and held.get("format") == FORMAT:
+            _cells_asked(held["asked"])
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it, and the plan is made anew") from None
-    if not isinstance(held, dict) or (held.get("format") == FORMAT and not {"asked", "cells"} <= held.keys()):
+    except KeyError:
+        raise ValueError(f"{path}: not a plan; delete it, and one is made") from None
+    if not isinstance(held, dict):
         raise ValueError(f"{path}: not a plan; delete it, and one is made")
     return held
 

@@ -76,11 +76,15 @@ def load(path: Path | str) -> dict[str, Stage]:
         raise ValueError(line if line.startswith(f"{path}:") else f"{path}: {line}") from None
 
 
-def stages(config: Mapping[str, Any], trial: Mapping[str, Any] | None = None) -> dict[str, Stage]:
+def stages(
+    config: Mapping[str, Any], trial: Mapping[str, Any] | None = None, only: str | None = None
+) -> dict[str, Stage]:
     """The stages of a configuration as it was read, by name.
 
     Args:
         trial: arguments of the transformers that are changed for a trial.
+        only: the one stage that the trial is of, since other stages' transformers may not have its arguments; all where
+            there is none of that name.
 
     Raises:
         ValueError: one line: the key, the value, and the nearest that is allowed.
@@ -88,18 +92,24 @@ def stages(config: Mapping[str, Any], trial: Mapping[str, Any] | None = None) ->
     from benchmark import config as experiments
 
     checked = experiments.check_speed(config)
+    asked = checked["speed"]["stages"]
+    asked = {only: asked[only]} if only in asked else asked
     return {
         name: _stage(checked["experiment"], name, settings, checked["speed"], dict(trial or {}))
-        for name, settings in checked["speed"]["stages"].items()
+        for name, settings in asked.items()
     }
 
 
 def resized(name: str, trial: Mapping[str, Any]):
-    """The model's description, with the arguments of a trial that are the transformer's."""
+    """The model's description, with the arguments of a trial; ``device`` is the only one that is not the transformer's.
+
+    Raises:
+        ValueError: the transformer has no such argument.
+    """
     from benchmark import models
 
     spec = models.get(name)
-    changes = {key: value for key, value in trial.items() if key in spec.transformer_config}
+    changes = {key: value for key, value in trial.items() if key != "device"}
     return spec.resized(**changes) if changes else spec
 
 
