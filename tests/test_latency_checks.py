@@ -83,6 +83,13 @@ def test_a_failed_check_voids_every_cell_of_the_stage(tmp_path, kind, cell, wher
         assert (held["status"], held["reason"], held["values"]) == ("incorrect", f"{where}: off by 5 %", {})
 
 
+def test_a_failed_whole_run_voids_the_cells_of_a_job_that_leaves_its_method_out(tmp_path):
+    planned = stage(tmp_path)
+    put(tmp_path, "whole_run", RADIAL, reason="off by 5 %")
+    assemble.assemble(latency._only(planned, {"dense"}), tmp_path)
+    assert read_record(tmp_path / DENSE.path / "latency.json")["status"] == "incorrect"
+
+
 def test_another_experiments_rounding_voids_nothing(tmp_path):
     planned = stage(tmp_path)
     other = replace(DENSE, shape="short", frames=5, block=64)

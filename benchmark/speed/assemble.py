@@ -64,9 +64,10 @@ def failed_check(planned: Mapping[str, Any], records: Path) -> str | None:
     for other in _stages_of(dense, records):
         cell = planning.cell_of(other, DENSE).of_stage()
         found.append((parts.ROUNDING, cell, _read(records / cell.path / f"{parts.ROUNDING}.json", cell)))
-    if planned["run"] is not None:
-        cell = planning.cell_of(planned, planned["run"])
-        found.append((steps.RUN, cell, _read(records / cell.path / f"{steps.RUN}.json", cell)))
+        # From the file, since a job of some methods has a plan without the cell that is run whole.
+        if cell == stage and other["run"] is not None:
+            cell = planning.cell_of(other, other["run"])
+            found.append((steps.RUN, cell, _read(records / cell.path / f"{steps.RUN}.json", cell)))
     for kind, cell, record in found:
         if record is not None and record["status"] == "incorrect":
             return f"{kind} of {cell.path.as_posix()}: {record['reason']}"
