@@ -148,6 +148,12 @@ def test_the_whole_of_it_is_planned_without_a_gpu():
     assert jobs["speed_plan"] == jobs["speed_assemble"] == len(STAGES)
     parts = sum(1 + s.ends + s.profile + bool(s.whole) + bool(s.training) + bool(s.run) for s in STAGES.values())
     assert jobs["speed_measure"] == parts
+    # A changed method is planned and measured anew, and a shape waits for the checks of its model's other shapes.
+    jobs = re.findall(r"input: (.*)\n +output: results/h100/(\S+\.json)\n", done.stdout)
+    inputs = {made: given for given, made in jobs}
+    for made in ("records/mochi-1/short/plan.json", "stages/mochi-1/short/whole.json"):
+        assert "methods/dense.py, methods/radial.py" in inputs[made]
+    assert "stages/mochi-1/short/parts.json" in inputs["stages/mochi-1/1x/assemble.json"]
 
 
 def test_what_the_shipped_experiment_takes_is_estimated():
