@@ -24,6 +24,7 @@ from benchmark.reference import REFERENCE
 from benchmark.speed import (
     assemble,
     audit,
+    clock,
     committed,
     ends,
     expected,

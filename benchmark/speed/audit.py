@@ -10,6 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,8 +53,8 @@ def _tuning_call(held: Record, device: str) -> float:
 
 
 def _tuning_step(held: Record, device: str) -> float:
-    rank = held["details"]["lora"]["rank"]
-    return training.whole_steps(from_settings(held["cell"]), rank, Clock(device), device)[0]["step_s"]
+    cell = replace(from_settings(held["cell"]), rank=held["details"]["lora"]["rank"])
+    return training.whole_steps(cell, Clock(device), device)[0]["step_s"]
 
 
 KINDS: Mapping[str, tuple[str, str, Callable[[Record, str], float]]] = MappingProxyType(
