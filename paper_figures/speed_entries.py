@@ -188,9 +188,9 @@ def label(cell: SpeedCell) -> str:
 def source(cell: SpeedCell, record: Record | None) -> str:
     """Where a line's numbers are from: our measurement, and under which setting."""
     if cell.setting == AUTHORS:
-        return "this run, authors' setting"
+        return "measured, authors' setting"
     budget = cell.budget if record is None and settable(cell) else record and record["cell"]["budget"]
-    return "this run" if cell.method == DENSE or budget is None else "this run, paper's density"
+    return "measured" if cell.method == DENSE or budget is None else "measured, paper's density"
 
 
 def settable(cell: SpeedCell) -> bool:

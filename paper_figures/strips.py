@@ -20,7 +20,7 @@ LABEL, END, GAP, FOOT = 0.95, 0.72, 0.12, 0.08
 """Inches: for the methods' names, the words at a row's end, between strips, below the pictures."""
 HEAD, LINE = 0.4, 0.118
 """Inches above the pictures, and for each line of the prompt, and of the heading after its first, besides."""
-NOT_ASKED = "not part of this run"
+NOT_ASKED = "not part of the experiment"
 """What stands where a method is drawn at another length alone."""
 
 

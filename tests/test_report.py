@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmark.records import make_record, write_json
 from paper_figures import intervals, testbed
+from paper_figures.entries import ROLES
 from paper_figures.experiment import Experiment
 from paper_figures.report import charts, facts, papers, quality
 from paper_figures.report.__main__ import main
@@ -226,6 +227,28 @@ def test_the_answer_says_where_the_control_beats_all(folder):
         best = max(value for method, value in psnr.items() if method not in ("dense", "random") and value is not None)
         assert bool(facts.answer(members)["control"]) == (psnr["random"] > best), length
         assert facts.answer(members)["closest"]["psnr"].startswith(f"{best:.1f}")
+
+
+def test_the_answer_says_how_many_others_are_as_near_as_chance(folder):
+    for members in facts.by_length(_cells(folder)).values():
+        best = facts.answer(members)["faithful"]
+        rows = {
+            facts.identifier(cell): cell.find("adherence")
+            for cell in members
+            if cell.method not in ROLES and (facts.relative(cell).value or 100) < 99.95
+        }
+        rows = {name: row for name, row in rows.items() if row is not None and row["value"] is not None}
+        if best is None:
+            assert not rows
+            continue
+        own = rows.pop(best["cell"])
+        assert own["value"] == max(row["value"] for row in (own, *rows.values()))
+        near = [
+            row
+            for row in rows.values()
+            if (own["value"] - row["value"]) ** 2 < own["standard_error"] ** 2 + row["standard_error"] ** 2
+        ]
+        assert best["near"] == len(near)
 
 
 def test_tuned_cells_are_not_held_against_the_control(folder):

@@ -154,7 +154,8 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
 
     Returns:
         ``closest`` (highest PSNR of those untuned), ``cheapest`` (fewest operations) and ``faithful`` (highest
-        adherence) among the contenders, each with the cell and its numbers in words, or None; ``control``, the
+        adherence) among the contenders, each with the cell and its numbers in words, or None, and ``near``, how many
+        other contenders are behind by less than the standard error of the difference over the clips; ``control``, the
         control's PSNR where it is higher than that of every contender, or empty; ``measured`` and ``failed``, cells
         counted.
     """
@@ -172,7 +173,12 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
             return None
         cell, share, told = max(ranked, key=lambda row: sign * row[2][key].value)
         numbers = {name: told[name].text for name in ("psnr", "adherence")}
-        return {"cell": identifier(cell), "label": told_name(cell), "relative": share.text} | numbers
+        near = sum(
+            abs(other[key].value - told[key].value) < _error(cell, one, key)
+            for one, _, other in ranked
+            if one is not cell
+        )
+        return {"cell": identifier(cell), "label": told_name(cell), "relative": share.text, "near": near} | numbers
 
     scores = {cell.method: entries.comparison(cell, "psnr").value for cell in members if cell.tuning == "untuned"}
     untuned = (told["psnr"].value for cell, _, told in contenders if cell.tuning == "untuned")
@@ -187,6 +193,12 @@ def answer(members: list[CellRows]) -> dict[str, Any]:
         "control_cell": identifier(control) if ahead else "",
         "measured": len(words) - failed, "failed": failed,
     }  # fmt: skip
+
+
+def _error(one: CellRows, other: CellRows, metric: str) -> float:
+    """Standard error of two cells' difference in a metric as if their clips were independent; 0 where it has none."""
+    rows = (cell.find(metric) for cell in (one, other))
+    return math.hypot(*((row["standard_error"] or 0) if row is not None else 0 for row in rows))
 
 
 def controls(cells: Iterable[CellRows]) -> list[dict[str, Any]]:
