@@ -114,5 +114,5 @@ def run(args: argparse.Namespace) -> int:
     path = write(args.name, registry.METHODS_FOLDER)
     print(f"""{path.relative_to(registry.METHODS_FOLDER.parent)} is there. Edit it, then:
   pytest -k {args.name}
-  snakemake --cores all --config methods=[dense,radial,{args.name}]""")
+  snakemake --cores all --configfile config/smoke.yaml --config experiment=mine methods=[dense,radial,{args.name}]""")
     return 0

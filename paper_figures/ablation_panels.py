@@ -198,7 +198,7 @@ def draw(ablation: Ablation, held: Numbers, parts: list[Series], judge: str, out
                 if metric != ablation.metrics[-1]:
                     axes.set_xlabel("")
         where = f"{mine.model}, {mine.length}" if mine is not None else "testbed"
-        grid[0, 0].set_title(f"Measured: {where}", loc="left")
+        grid[0, 0].set_title(f"Ours: {where}", loc="left")
         grid[0, 1].set_title(f"Published: {first.model}, {first.frames} frames", loc="left")
         if ablation.varies == MASK:
             grid[0, 1].legend(loc="best", handletextpad=0.3)

@@ -234,7 +234,7 @@ def group(
     tuned = ", tuned" if cell.tuning == "tuned" else ""
     other = any("other model" in line.source for line in lines)
     told = facts(cell) | {"published_other_model": ("yes" if other else "no") if lines else ""}
-    return Group(label(cell), Line(f"measured{tuned}", ours), lines, told)
+    return Group(label(cell), Line(f"ours{tuned}", ours), lines, told)
 
 
 def block(cells: list[CellRows], groups: Iterable[Group]) -> Block:

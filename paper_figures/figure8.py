@@ -140,7 +140,7 @@ def make(source: Testbed, out: Path) -> list[Path]:
     with styled():
         figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
         panels = figure.subplots(2, 2)
-        reward_panel(panels[0, 0], curves(source, shown), f"a  Measured: {model}" if model else "a  Measured")
+        reward_panel(panels[0, 0], curves(source, shown), f"a  Ours: {model}" if model else "a  Ours")
         reward_panel(panels[0, 1], printed(), f"Published: {PAPER_MODEL}, Table 2")
         for axes, axis in zip(panels[1], decay_panels.AXES, strict=True):
             if facts is None:

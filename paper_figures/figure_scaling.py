@@ -38,8 +38,8 @@ def curve(speed: Speed, model: str, method: str, name: str) -> Curve:
     return sorted(found)
 
 
-def panel(axes: Axes, speed: Speed, model: str, name: str) -> None:
-    """One model: dense and radial with the power of the tokens that fits each."""
+def panel(axes: Axes, speed: Speed, model: str, name: str) -> bool:
+    """One model: dense and radial with the power of the tokens that fits each. Returns whether one was fitted."""
     found = {method: curve(speed, model, method, name) for method in TITLES}
     tokens = sorted({n for points in found.values() for n, _ in points})
     axes.set(xscale="log", yscale="log")
@@ -57,7 +57,7 @@ def panel(axes: Axes, speed: Speed, model: str, name: str) -> None:
             )
     if not tokens:
         absent(axes)
-        return
+        return False
     axes.minorticks_off()
     axes.xaxis.set_major_locator(FixedLocator(tokens))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e3:.0f}k"))
@@ -71,6 +71,7 @@ def panel(axes: Axes, speed: Speed, model: str, name: str) -> None:
     axes.grid()
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", handletextpad=0.2)
+    return any(len(points) > 1 for points in found.values())
 
 
 def make(speed: Speed, out: Path) -> list[Path]:
@@ -79,19 +80,21 @@ def make(speed: Speed, out: Path) -> list[Path]:
     with styled():
         figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
         grid = figure.subplots(len(ROWS), len(models), squeeze=False)
+        fitted = False
         for row, (name, words) in zip(grid, ROWS.items(), strict=True):
             for axes, model in zip(row, models, strict=True):
-                panel(axes, speed, model, name)
+                fitted |= panel(axes, speed, model, name)
                 if model == models[0]:
                     axes.set_ylabel(words)
         for axes, model in zip(grid[0], models, strict=True):
             axes.set_title(paper_name(model))
         for axes in grid[-1]:
             axes.set_xlabel("Tokens")
+        dashed = "Dashed: the power of the tokens that fits best; to two\npoints it is exact."
+        alone = "No power is fitted: a length alone is measured."
         figure.supxlabel(
             "One GPU, random weights. An attention call is one layer in one pass, a step all passes with its dense\n"
-            "layers. Radial has its released defaults. Dashed: the power of the tokens that fits best; to two\n"
-            "points it is exact.",
+            f"layers. Radial has its released defaults. {dashed if fitted else alone}",
             fontsize=7,
         )
         return save(figure, out, "figure_scaling")

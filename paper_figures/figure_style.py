@@ -191,6 +191,9 @@ def caption(shown: list[Row], name: str) -> str:
         said.append(
             "Reward: bars once the style was taken away, for the judge knows the plain world only; diamonds as drawn."
         )
+        missing = [TITLES[kind].lower() for kind in TITLES if all(row.kind != kind for row in shown)]
+        if missing:
+            said.append(f"Not measured yet: {', '.join(missing)}.")
     told = published.rows("figure_f")[0].model
     other = f", by another judge than {name}" if name else ""
     said.append(f"Published: what Figure F of arXiv 2506.19852 v2 prints of {told} with a style LoRA{other}.")

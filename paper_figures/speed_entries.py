@@ -103,7 +103,8 @@ def judged(measured: Entry, published: float | None) -> Entry:
     if measured.value is None or not published:
         return Entry(status=measured.status if measured.value is None else "")
     word, found = verdict(measured.value, published), ratio(measured.value, published)
-    return Entry(f"{word} ({found:.2f})", found, None, word)
+    digits = 2 if verdict(round(found, 2), 1.0) == word else 3  # else 0.918 is "lower (0.92)", and 0.92 reproduced
+    return Entry(f"{word} ({found:.{digits}f})", found, None, word)
 
 
 def speedup(record: Record | None, cell: SpeedCell, reason: str | None = None) -> Entry:
@@ -188,9 +189,9 @@ def label(cell: SpeedCell) -> str:
 def source(cell: SpeedCell, record: Record | None) -> str:
     """Where a line's numbers are from: our measurement, and under which setting."""
     if cell.setting == AUTHORS:
-        return "measured, authors' setting"
+        return "ours, authors' setting"
     budget = cell.budget if record is None and settable(cell) else record and record["cell"]["budget"]
-    return "measured" if cell.method == DENSE or budget is None else "measured, paper's density"
+    return "ours" if cell.method == DENSE or budget is None else "ours, paper's density"
 
 
 def settable(cell: SpeedCell) -> bool:

@@ -19,7 +19,7 @@ VBENCH = {
 FULL = "Full (dense)"
 """The paper's name for dense attention that was tuned."""
 SPARSITY_NOTE = (
-    "Measured: 100 (1 - density), over all executed pairs. The paper counts whole blocks of 128x128 among video tokens."
+    "Ours: 100 (1 - density), over all executed pairs. The paper counts whole blocks of 128x128 among video tokens."
 )
 
 

@@ -28,7 +28,7 @@ NAME, TITLE = "table2_testbed", "Table 2, quality. Longer clips of the trained t
 PURPOSE, FIGURE = "table2", "figure8"
 """Full tunings are run for the figure; the table shows them too."""
 UNTUNED = "untuned"
-SOURCES = {UNTUNED: "measured, untuned", LORA: "measured, LoRA", FULL: "measured, all weights tuned"}
+SOURCES = {UNTUNED: "ours, untuned", LORA: "ours, LoRA", FULL: "ours, all weights tuned"}
 BASELINE = "Full"
 """The paper's name for dense attention with a LoRA."""
 START, MERGED = "start", "merged"

@@ -170,7 +170,7 @@ def block(record: Mapping[str, Any]) -> Block:
             source = f"published, {PUBLISHED_MODEL}, other model"
             lines = (Line(source, {"mse": Entry(printed, status="published")}, {"mse": printed}, PUBLISHED_MODEL),)
         label = f"{told['title']} ({role})" if role else told["title"]
-        line = Line("measured", ours(record, name, told, rank, compared))
+        line = Line("ours", ours(record, name, told, rank, compared))
         groups.append(Group(label, line, lines, facts, (FLOOR_NOTE,) if name == CONTROL else ()))
     return Block(heading(record), tuple(groups))
 

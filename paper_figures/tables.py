@@ -74,7 +74,7 @@ class Line:
     """A line: ours, or what the paper prints for the same method.
 
     Args:
-        source: what the numbers are from: ``measured``, or the published model.
+        source: what the numbers are from: ``ours``, or the published model.
         entries: by column key; a key that is missing is an empty cell.
         cells: for a published line, the paper's cells as printed, by our column keys, for the CSV file.
         tag: for a published line, its model and tuning as it stands in the CSV file's headings.

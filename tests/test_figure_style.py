@@ -197,7 +197,8 @@ def test_a_second_seed_or_density_takes_no_row_of_figure_7():
 def test_the_caption_tells_how_many_clips_the_bars_have():
     shown = [figure_style.Row(Made(clips=n), figure_style.LENGTH, "") for n in (64, 32)]
     shown[0].cell.model = "testbed-base"
-    assert "testbed-base, 32 to 64 clips a bar" in figure_style.caption(shown, "testbed")
+    said = figure_style.caption(shown, "testbed")
+    assert "testbed-base, 32 to 64 clips a bar" in said and "Not measured yet: style alone, both merged." in said
 
 
 def test_nothing_measured_says_so(tmp_path: Path):

@@ -56,7 +56,7 @@ def test_the_command_says_what_comes_next(folder, capsys):
     out = capsys.readouterr().out
     assert "methods/my_method.py" in out
     assert "pytest -k my_method" in out
-    assert "snakemake --cores all --config methods=[dense,radial,my_method]" in out
+    assert "--configfile config/smoke.yaml --config experiment=mine methods=[dense,radial,my_method]" in out
 
 
 def test_a_file_that_is_there_is_left_alone(folder, capsys):

@@ -14,7 +14,8 @@ from benchmark.speed.cells import SpeedCell
 from paper_figures import figure2, figure_speedup, table1_speed, table2_speed, table_kernels
 from paper_figures.__main__ import main
 from paper_figures.speed import Speed, amdahl, fit_power, ratio, verdict
-from paper_figures.tables import NOT_YET, to_csv, to_latex, to_markdown, write
+from paper_figures.speed_entries import judged
+from paper_figures.tables import NOT_YET, Entry, to_csv, to_latex, to_markdown, write
 
 
 @pytest.fixture
@@ -77,6 +78,11 @@ def test_without_records_every_cell_is_not_measured_yet(speed, tmp_path):
     found = groups(table1_speed.table(speed))
     assert found["table1", "radial", "authors"][0]["latency_s"].status == "no record"
     assert found["table1", "radial", "paper"][1]["speedup"].text == "1.88"
+
+
+def test_a_ratio_at_the_edge_of_a_verdict_is_told_from_one_on_its_other_side():
+    told = [judged(Entry("", value, None, "passed"), 1.0).text for value in (0.918, 0.922, 1.0801, 0.87, 0.5)]
+    assert told == ["lower (0.918)", "reproduced (0.92)", "higher (1.080)", "lower (0.87)", "lower (0.50)"]
 
 
 def test_numbers_stand_beside_the_published_ones(speed):

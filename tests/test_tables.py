@@ -103,7 +103,7 @@ def test_our_numbers_and_the_published_ones_are_apart(run):
 
 def test_published_lines_stand_below_ours_and_say_other_model(run):
     ours, *paper = lines_of(run / "table1.md", "Radial")
-    assert ours[1] == "measured"
+    assert ours[1] == "ours"
     assert [line[1] for line in paper] == [
         "*published, HunyuanVideo 117f, other model*",
         "*published, Wan2.1-14B 69f, other model*",
@@ -268,7 +268,7 @@ def test_tuned_cells_get_rows_and_the_published_ones_of_their_own(tmp_path):
     untuned, tuned = rows[:2]
     assert float(tuned["training_h"]) == 1.25 and tuned["psnr_status"] == "passed"
     assert (untuned["training_h"], untuned["training_h_status"]) == ("", "unsupported")
-    assert lines_of(tmp_path / "table2.md", "Full (dense)")[0][1] == "measured, tuned"
+    assert lines_of(tmp_path / "table2.md", "Full (dense)")[0][1] == "ours, tuned"
     assert "Wall time of the tuning's steps" in (tmp_path / "table2.md").read_text()
     assert tuned["vision_reward_published_HunyuanVideo_tuned"] == "0.124"
     assert tuned["vision_reward_published_HunyuanVideo"] == ""

@@ -419,16 +419,16 @@ def test_longer_clips_stand_in_the_order_untuned_lora_full(made):
     assert [re.search(r"at (\dx)", block.heading)[1] for block in two.blocks] == ["1x", "4x"]
     rows = [(group.label, group.ours.source) for group in two.blocks[1].groups]
     assert rows == [
-        ("Dense", "measured, untuned"), ("RIFLEx", "measured, untuned"), ("Full (dense)", "measured, LoRA"),
-        ("PA", "measured, LoRA"), ("SANA", "measured, LoRA"), ("Radial", "measured, LoRA"),
-        ("Dense", "measured, all weights tuned"), ("Radial", "measured, all weights tuned"),
+        ("Dense", "ours, untuned"), ("RIFLEx", "ours, untuned"), ("Full (dense)", "ours, LoRA"),
+        ("PA", "ours, LoRA"), ("SANA", "ours, LoRA"), ("Radial", "ours, LoRA"),
+        ("Dense", "ours, all weights tuned"), ("Radial", "ours, all weights tuned"),
     ]  # fmt: skip
     assert "of which 2 dense" in two.blocks[1].heading and "density budget 0.5" in two.blocks[1].heading
 
 
 def test_tuning_quality_and_what_does_not_apply(made):
     _, _, two = made
-    ours = find(two, "at 4x", "Radial", "measured, LoRA").ours.entries
+    ours = find(two, "at 4x", "Radial", "ours, LoRA").ours.entries
     assert (ours["tuning_s"].value, ours["peak_memory_gib"].value) == (123.0, 3.25)
     assert "tuning_s" not in find(two, "at 4x", "RIFLEx").ours.entries
     for key in ("subject_consistency", "aesthetic_quality", "imaging_quality"):
@@ -444,9 +444,9 @@ def test_published_lines_belong_to_the_tuning(made):
     _, _, two = made
     full = find(two, "at 4x", "Full (dense)")
     assert [line.entries["vision_reward"].text for line in full.published] == ["0.133", "0.099"]
-    untuned = find(two, "at 4x", "Dense", "measured, untuned")
+    untuned = find(two, "at 4x", "Dense", "ours, untuned")
     assert [line.entries["vision_reward"].text for line in untuned.published] == ["0.054", "-0.091"]
-    assert find(two, "at 4x", "Radial", "measured, all weights tuned").published == ()
+    assert find(two, "at 4x", "Radial", "ours, all weights tuned").published == ()
 
 
 def test_the_finding_of_table_2_is_said_part_by_part(made):

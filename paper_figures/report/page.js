@@ -356,7 +356,7 @@
     parts.push(facts({ paper: data.paper, table: row.table, row: `${row.cells.method}, ${where}`,
       column: names.join(", ") || "the whole row", file: `${row.file}, line ${row.line}`,
       "how it got here": "copied from the paper, digit by digit; no command made it" }));
-    parts.push(make("h3", {}, "Measured beside it"));
+    parts.push(make("h3", {}, "Ours beside it"));
     const mine = metric && one(".own .number", tableCells(id, metric)[0]).textContent;
     const words = `${cell.label}, ${cell.model} at ${cell.length}: ${mine ?? "its numbers"}`;
     parts.push(make("p", {}, button(words, () => showDetails(id, metric), { class: "number" }), " (its record, clips and command)"));

@@ -24,7 +24,7 @@ ERROR = "table_error"
 TABLES = ("table1_testbed", "table2_testbed", "ablation_a", "ablation_b", "ablation_c", "ablation_d", ERROR)
 PRINTED = {"table1_testbed": "table1", "table2_testbed": "table2"}
 """The published table whose rows stand beside those of a table."""
-OWN_SOURCE = "measured"
+OWN_SOURCE = "ours"
 TEXTS = "testbed-records.json"
 """The file inside the page that holds the records' texts and numbers."""
 ROOM = 2_500_000
