@@ -373,7 +373,8 @@ def _remake_clips(name: str, record: Mapping[str, Any], folder: Path, least: flo
         for form in forms:
             form["hashes"].pop("clips", None)
             form["clips"] = [{key: clip[key] for key in clip if key != "sha256"} for clip in form["clips"]]
-            form["details"].pop("kernel", None)
+            for name in ("kernel", "dense_kernel"):
+                form["details"].pop(name, None)
         lines = list(_compare(*forms, RELATIVE, ABSOLUTE))
         lines += _far_clips(record, Path(temporary), least) if anew["status"] == record["status"] == "passed" else []
     return f"to {least:.1f} dB: other {', '.join(others)}", [f"record {name}: {line}" for line in lines]

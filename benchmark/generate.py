@@ -86,6 +86,9 @@ def generate(
     described = describe_device(device)
     hashes = {"method": sha256_file(registry.source_file(cell.method))}
     details: dict[str, Any] = {"kernel": kernel_name, "layout": str(layout)}
+    dense_kernel = getattr(kernels.load(kernel_name), "DENSE_KERNEL", None)
+    if dense_kernel is not None:
+        details["dense_kernel"] = dense_kernel
 
     def failed(status: str, reason: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
         told = details | (more or {})

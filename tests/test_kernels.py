@@ -558,6 +558,17 @@ def test_flash4_prepares_just_what_a_forward_pass_reads(megabytes: int, monkeypa
     assert not dense._forms
 
 
+def test_gathered_names_the_kernel_that_it_hands_dense_masks_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [name for name in kernels.names() if hasattr(kernels.load(name), "DENSE_KERNEL")]
+    assert told == ["gathered"]
+    asked = []
+    named = kernels.load(gathered.DENSE_KERNEL)
+    monkeypatch.setattr(named, "attend", lambda *tensors: asked.append(tensors))
+    x = torch.randn(1, 16, 2, 16, generator=torch.Generator().manual_seed(0))
+    gathered.attend(x, x, x, BlockMask(torch.ones(1, 4, 4, dtype=torch.bool), 4, 16))
+    assert len(asked) == 1
+
+
 def test_other_kernels_prepare_what_their_calls_read() -> None:
     mask, dense = _random_mask(*LAYOUTS["text"]), dense_mask(*LAYOUTS["text"])
     k = torch.zeros(1, mask.tokens, HEADS, SIZE)

@@ -16,6 +16,7 @@ A kernel is a module with
   ``attend`` in one of them, ``differ(mask)`` says whether they run a mask in different ways, and
   ``unavailable_as(variant, device)``, where there is one, why one of them can't run there, or None.
 - ``recorded()``, where a library chooses what computes: a context that yields the set of names of what did.
+- ``DENSE_KERNEL``, where it is another one: the kernel that masks which keep everything are handed to.
 - ``CAPTURES_MASKS``: whether its calls are known to run from a CUDA graph whatever the mask; with one that keeps all,
   every kernel's do.
 

@@ -20,6 +20,7 @@ from benchmark.masks import BlockMask
 
 SKIPS_BLOCKS = True
 CAPTURES_MASKS = True
+DENSE_KERNEL = "sdpa"
 
 _ROWS = 64  # tokens of the tile that a program holds
 # Tokens that it takes from its list at a time, warps, and stages of loading: the fastest tried on an H100, for all
@@ -70,7 +71,7 @@ def attend(
         ValueError: tensors and mask do not belong together, or ``unsupported`` refuses them.
     """
     check_inputs(q, k, v, mask, out)
-    if mask.is_dense:
+    if mask.is_dense:  # DENSE_KERNEL
         return sdpa.attend(q, k, v, mask, out)
     reason = unsupported(mask.block, q.dtype, q.shape[3])
     if reason is not None:
