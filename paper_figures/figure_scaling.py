@@ -91,7 +91,7 @@ def make(speed: Speed, out: Path) -> list[Path]:
         for axes in grid[-1]:
             axes.set_xlabel("Tokens")
         dashed = "Dashed: the power of the tokens that fits best; to two\npoints it is exact."
-        alone = "No power is fitted: a length alone is measured."
+        alone = "No power is fitted: a single length is measured."
         figure.supxlabel(
             "One GPU, random weights. An attention call is one layer in one pass, a step all passes with its dense\n"
             f"layers. Radial has its released defaults. {dashed if fitted else alone}",
