@@ -27,7 +27,7 @@ def at_budget(method: Method, layout: VideoLayout, block: int, budget: float, he
 
     Raises:
         ValueError: the budget is not in (0, 1], or farther from the method's reach than a tenth of itself (the range
-            that it reaches is given).
+            that it reaches is given); or the density falls as the budget knob rises.
     """
     if not 0 < budget <= 1:
         raise ValueError(f"budget={budget}: a density above 0 and at most 1 is needed")
@@ -75,12 +75,19 @@ def reach(method: Method, layout: VideoLayout, block: int, heads: int = 1) -> tu
     """The lowest and the highest density that a method can be set to; None where it has none to set.
 
     Its ``settings`` are gone through, if it lists any; else only both ends of its budget knob are planned.
+
+    Raises:
+        ValueError: the density falls as the budget knob rises.
     """
     settings = list(method.settings(layout, block))
     if not settings and method.density_knob() is None:
         return None
     if not settings:
-        settings = [replace(method, **{method.density_knob(): end}) for end in _ends(method, layout)]
+        ends = _ends(method, layout)
+        settings = [replace(method, **{method.density_knob(): end}) for end in ends]
+        densities = [setting.density(layout, block, heads) for setting in settings]
+        _check_rising(method, ends, densities)
+        return densities[0], densities[1]
     densities = [setting.density(layout, block, heads) for setting in settings]
     return min(densities), max(densities)
 
@@ -90,6 +97,17 @@ def _ends(method: Method, layout: VideoLayout) -> tuple[float, float]:
     metadata = next(field.metadata for field in fields(method) if field.name == method.density_knob())
     # Widths and runs of frames have no limit of their own: as many frames as there are make the whole video.
     return metadata["low"], layout.frames if metadata["high"] is None else metadata["high"]
+
+
+def _check_rising(method: Method, ends: tuple[float, float], densities: Iterable[float]) -> None:
+    """Refuses a knob whose low end is denser than its high end: a bisection would end far from any budget."""
+    first, last = densities
+    if first > last + 1e-9:
+        knob = method.density_knob()
+        raise ValueError(
+            f"methods/{method.name()}.py: budget knob {knob}: the density falls from {first:.4f} at {knob}={ends[0]} "
+            f"to {last:.4f} at {knob}={ends[1]}; it must not fall as the knob rises"
+        )
 
 
 def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, heads: int):
@@ -107,7 +125,7 @@ def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, 
             tried[value] = (setting.density(layout, block, heads), setting)
         return tried[value][0]
 
-    density(low), density(high)  # the ends are candidates, too
+    _check_rising(method, (low, high), (density(low), density(high)))  # the ends are candidates, too
     steps = 0
     while steps < 40 and (high - low > 1 if whole else high - low > 1e-6 * max(abs(high), 1e-3)):
         middle = (low + high) // 2 if whole else (low + high) / 2

@@ -6,10 +6,13 @@ import dataclasses
 import re
 
 import pytest
+import torch
 
 from benchmark import registry
-from benchmark.budget import at_budget, has_budget
+from benchmark.budget import at_budget, has_budget, reach
 from benchmark.layout import VideoLayout
+from benchmark.masks import BlockMask
+from benchmark.method import Method, knob
 
 TESTBED = VideoLayout(32, 8, 8)
 WITH_TEXT = VideoLayout(30, 10, 10, 30)
@@ -21,6 +24,20 @@ METHODS = [
 ]  # fmt: skip
 
 SHIPPED = ("radial", "harmonic", "sta", "pa", "svg", "spatial", "temporal", "longlora", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Strided(Method):
+    """Every so many blocks: the higher the knob, the fewer."""
+
+    budget_knob = "stride"
+    stride: int = knob(2, "keeps each of so many diagonals", low=1, high=64)
+
+    def block_mask(self, layout, block, device="cpu"):
+        index = torch.arange(layout.blocks(block), device=device)
+        kept = (index[:, None] - index[None, :]) % self.stride == 0
+        return BlockMask(kept[None], block, layout.tokens)
+
 
 OUT_OF_REACH = {("pa", 0.3, WITH_TEXT)}  # text and a sink, and many distances below 30 are powers of two
 
@@ -139,3 +156,14 @@ def test_a_density_that_is_counted_is_that_of_the_mask(name, settings, layout, b
     for knobs in settings:
         method = registry.get(name, knobs)
         assert method.density(layout, block) == method.block_mask(layout, block).density, knobs
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.1])
+def test_a_knob_that_lowers_the_density_is_refused(budget) -> None:
+    for solve in (lambda: at_budget(Strided(), TESTBED, 4, budget), lambda: reach(Strided(), TESTBED, 4)):
+        with pytest.raises(
+            ValueError, match=r"methods/test_budget.py: budget knob stride: the density falls"
+        ) as refusal:
+            solve()
+        line = str(refusal.value)
+        assert "1.0000 at stride=1" in line and "at stride=64" in line and "\n" not in line
