@@ -108,7 +108,7 @@ class AttentionRouter:
             (batch, tokens, heads, head size).
 
         Raises:
-            ValueError: the tokens are not those of the layout.
+            ValueError: the tokens are not those of the layout, or what the method returns is not of q's shape.
         """
         if self.text is None:
             return self._attend(layer, q, k, v, rotate, self.layout)
@@ -143,7 +143,11 @@ class AttentionRouter:
         pattern = self._pattern(layout, q.shape[2], q.device)
         if self.hoisted:
             pattern = Pattern(pattern.mask)  # the tokens stand in its order
-        return self.method.attend(q, k, v, rotate, layout, self.block, self.kernel, pattern)
+        out = self.method.attend(q, k, v, rotate, layout, self.block, self.kernel, pattern)
+        if not isinstance(out, torch.Tensor) or out.shape != q.shape:  # some wrong shapes would broadcast unseen
+            found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            raise ValueError(f"methods/{self.method.name()}.py: attend returns {found}; q's {tuple(q.shape)} is needed")
+        return out
 
     def _pattern(self, layout: VideoLayout, heads: int, device: torch.device) -> Pattern:
         key = (layout, self.block, heads, str(device))

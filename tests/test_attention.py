@@ -147,6 +147,26 @@ def test_tokens_of_another_layout_are_refused(transformer) -> None:
         forward(routed, SPEC.layout(4, 24, 18))
 
 
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (lambda q: q[:, :1], r"\(1, 1, 2, 4\)"),
+        (lambda q: q.transpose(1, 2), r"\(1, 2, 60, 4\)"),
+        (lambda q: None, "NoneType"),
+    ],
+)
+def test_what_a_method_returns_has_the_shape_of_its_queries(returned, found) -> None:
+    class Wrong(Method):
+        def attend(self, q, *rest):
+            return returned(q)
+
+    q = torch.zeros(1, LAYOUT.tokens, 2, 4)
+    router = AttentionRouter(Wrong(), LAYOUT, BLOCK, None, Schedule(steps=1))
+    words = rf"methods/test_attention.py: attend returns {found}; q's \(1, 60, 2, 4\) is needed"
+    with pytest.raises(ValueError, match=words):
+        router.attend(0, q, q, q, lambda x: x)
+
+
 def test_patterns_are_planned_once_for_each_layout() -> None:
     planned = []
 

@@ -79,6 +79,7 @@ def failing_methods(tmp_path, monkeypatch):
             "from dataclasses import dataclass\nimport torch\nfrom benchmark.method import Method\n\n"
             "@dataclass(frozen=True)\nclass Failing(Method):\n"
             f"    def attend(self, q, *rest):\n        {line}\n"
+            "    def density(self, *rest):\n        return 1.0\n    attention_operations = density\n"
         )
     monkeypatch.setattr(registry, "METHODS_FOLDER", folder)
     monkeypatch.setattr("methods.__path__", [str(folder)])
@@ -210,7 +211,7 @@ def test_whatever_shapes_the_clips_has_them_made_anew(passed, inputs, counted, t
     [
         ("raises", "error", "RuntimeError: no such thing"),
         ("wordless", "error", "AssertionError: AssertionError"),
-        ("odd", "error", "RuntimeError: "),
+        ("odd", "error", "ValueError: methods/odd.py: attend returns (1, 63, 6, 32)"),
         ("breaks", "incorrect", "clip 0 holds values that are not finite"),
         ("fills", "out_of_memory", "CUDA out of memory. Tried to allocate 2 GiB."),
         ("fills_cpu", "out_of_memory", "can't allocate memory"),
