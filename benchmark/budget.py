@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from benchmark.layout import VideoLayout
-from benchmark.method import Method
+from benchmark.method import Method, budget_knob
 
 NEAR = 0.02
 """Of settings so near to the budget, as a share of it, the first in the method's own order is taken."""
@@ -94,7 +94,7 @@ def reach(method: Method, layout: VideoLayout, block: int, heads: int = 1) -> tu
 
 def _ends(method: Method, layout: VideoLayout) -> tuple[float, float]:
     """The lowest and the highest value of the budget knob."""
-    metadata = next(field.metadata for field in fields(method) if field.name == method.density_knob())
+    metadata = budget_knob(type(method), method.density_knob()).metadata
     # Widths and runs of frames have no limit of their own: as many frames as there are make the whole video.
     return metadata["low"], layout.frames if metadata["high"] is None else metadata["high"]
 
@@ -113,8 +113,7 @@ def _check_rising(method: Method, ends: tuple[float, float], densities: Iterable
 def _solve_knob(method: Method, layout: VideoLayout, block: int, budget: float, heads: int):
     """Bisection on the budget knob: the method and its density."""
     name = method.density_knob()
-    field = next(field for field in fields(method) if field.name == name)
-    whole = isinstance(field.default, int)
+    whole = isinstance(budget_knob(type(method), name).default, int)
     low, high = _ends(method, layout)
 
     tried: dict[float, tuple[float, Method]] = {}

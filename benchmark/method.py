@@ -257,6 +257,49 @@ def permute_tokens(x: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
     return rows[index.flatten()].view(x.shape)
 
 
+def check_definition(kind: type[Method]) -> None:
+    """Refuses a method that would fail, or be counted wrongly, only once it runs.
+
+    Raises:
+        ValueError: naming the method's file: the class is no dataclass of its own, a knob has no default, the budget
+            knob is no knob or has no range, or an operator comes without what it costs.
+    """
+    where = f"methods/{kind.name()}.py"
+    if "__dataclass_params__" not in vars(kind):
+        raise ValueError(f"{where}: @dataclass(frozen=True) is needed above class {kind.__name__}")
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING:
+            raise ValueError(
+                f"{where}: {field.name}: a knob's default is needed, as in knob(default, help, low=, high=)"
+            )
+    if kind.budget_knob is not None:
+        budget_knob(kind, kind.budget_knob)
+    needed = [name for name in ("attention_operations", "density") if getattr(kind, name) is getattr(Method, name)]
+    if kind.attend is not Method.attend and needed:
+        raise ValueError(
+            f"{where}: attend is defined without {' and '.join(needed)}, which would count pairs of a mask that an "
+            "operator of one's own does not have; define both"
+        )
+
+
+def budget_knob(kind: type[Method], name: str) -> dataclasses.Field:
+    """The field of a knob that a budget is solved for.
+
+    Raises:
+        ValueError: there is no such knob, or it has no lowest value to begin at.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    where = f"methods/{kind.name()}.py: budget knob {name}"
+    if name not in fields:
+        raise ValueError(f"{where}: it is no field of class {kind.__name__}; its knobs: {', '.join(fields) or 'none'}")
+    if fields[name].metadata.get("low") is None:
+        raise ValueError(
+            f"{where}: it needs knob(..., low=, high=), between which a budget is solved for; without high= it ends at "
+            "the frames of the clip"
+        )
+    return fields[name]
+
+
 def check_knob(method: str, field: dataclasses.Field, value: Any) -> None:
     """Refuses a knob's value that is not allowed.
 

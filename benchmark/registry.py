@@ -36,13 +36,18 @@ def method_class(name: str) -> type[Method]:
     """The class that a method's file defines.
 
     Raises:
-        ValueError: there is no such method (the nearest name is given), or its file defines none or several.
+        ValueError: there is no such method (the nearest name is given), its file cannot be imported, or defines none or
+            several, or one that ``check_definition`` refuses.
     """
     if name not in names():
         raise ValueError(f"method {name!r} is unknown: {nearest(name, names())}")
-    from benchmark.method import Method
+    from benchmark.method import Method, check_definition
 
-    module = importlib.import_module(f"methods.{name}")
+    try:
+        module = importlib.import_module(f"methods.{name}")
+    except Exception as error:  # whatever a file in methods/ does when it is imported
+        message = " ".join(str(error).split())
+        raise ValueError(f"methods/{name}.py: cannot be used: {type(error).__name__}: {message}") from error
     classes = [
         value
         for value in vars(module).values()
@@ -50,6 +55,7 @@ def method_class(name: str) -> type[Method]:
     ]
     if len(classes) != 1:
         raise ValueError(f"methods/{name}.py: one subclass of Method is needed, {len(classes)} are there")
+    check_definition(classes[0])
     return classes[0]
 
 
@@ -57,7 +63,7 @@ def get(name: str, knobs: Mapping[str, Any] | None = None) -> Method:
     """A method at its default knobs, but for those given.
 
     Raises:
-        ValueError: the method or a knob is unknown, or a value is not allowed.
+        ValueError: the method or a knob is unknown, its file cannot be used, or a value is not allowed.
     """
     kind = method_class(name)
     known = kind().knobs()

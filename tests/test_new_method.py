@@ -51,6 +51,46 @@ def test_a_new_method_is_found_and_runs(folder, name):
     assert out.shape == q.shape and bool(out.isfinite().all())
 
 
+HEADER = "from dataclasses import dataclass\nfrom benchmark.method import Method, knob\n\n\n"
+CLASS = f"{HEADER}@dataclass(frozen=True)\nclass Mine(Method):\n"
+ATTEND = "    def attend(self, q, *rest):\n        return q\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("import no_such\n", "cannot be used: ModuleNotFoundError: No module named 'no_such'"),
+        ("def (:\n", "cannot be used: SyntaxError: invalid syntax (mine.py, line 1)"),
+        (
+            CLASS + "    width: list = []\n",
+            "cannot be used: ValueError: mutable default <class 'list'> for field width",
+        ),
+        (f"{HEADER}class Mine(Method):\n    pass\n", "@dataclass(frozen=True) is needed above class Mine"),
+        (CLASS + "    stride: int\n", "stride: a knob's default is needed"),
+        (
+            CLASS + "    budget_knob = 'strid'\n    stride: int = knob(2, 'apart', low=1)\n",
+            "budget knob strid: it is no field of class Mine; its knobs: stride",
+        ),
+        (
+            CLASS + "    budget_knob = 'stride'\n    stride: int = knob(2, 'apart')\n",
+            "budget knob stride: it needs knob(..., low=, high=)",
+        ),
+        (CLASS + "    budget_knob = 'stride'\n    stride: int = 2\n", "budget knob stride: it needs knob("),
+        (CLASS + ATTEND, "attend is defined without attention_operations and density"),
+        (
+            f"{CLASS}{ATTEND}\n    def density(self, *rest):\n        return 1.0\n",
+            "attend is defined without attention_operations,",
+        ),
+    ],
+)
+def test_a_file_that_would_fail_later_is_refused_when_it_is_found(folder, capsys, text, line):
+    (folder / "mine.py").write_text(text)
+    importlib.invalidate_caches()
+    assert main(["plan", "--model", "testbed-nano", "--method", "mine"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"plan: methods/mine.py: {line}") and err.count("\n") == 1
+
+
 def test_the_command_says_what_comes_next(folder, capsys):
     assert main(["new-method", "my_method"]) == 0
     out = capsys.readouterr().out

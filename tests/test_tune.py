@@ -297,6 +297,7 @@ def test_failures_have_a_status_and_leave_no_adapter(line, status, words, tmp_pa
     (tmp_path / "failing.py").write_text(
         "from dataclasses import dataclass\nimport torch\nfrom benchmark.method import Method\n\n"
         f"@dataclass(frozen=True)\nclass Failing(Method):\n    def attend(self, q, *rest):\n        {line}\n"
+        "    def density(self, *rest):\n        return 1.0\n    attention_operations = density\n"
     )
     monkeypatch.setattr(registry, "METHODS_FOLDER", tmp_path)
     monkeypatch.setattr("methods.__path__", [str(tmp_path)])
