@@ -7,6 +7,8 @@
 #   snakemake --config methods=[dense,radial]        the same experiment with other settings
 #   snakemake table1 figure2                         some of them (targets stand before --config and --configfile)
 
+from benchmark.ending import last_lines
+
 if not workflow.overwrite_configfiles:
 
     configfile: "config/quick.yaml"
@@ -25,10 +27,9 @@ if "speed" in config:
         figures,
 
     TARGETS = [rules.speed.input, rules.tables.input, rules.figures.input]
-    SUMMARY = (
-        f"records: {RECORDS}\ntables:  {TABLES}\nfigures: {FIGURES}\n"
-        f"publish: python -m benchmark latency --publish {RECORDS}"
-    )
+    PLACES = {"records": RECORDS, "tables": TABLES, "figures": FIGURES}
+    PUBLISH = f"python -m benchmark latency --publish {RECORDS}"
+    CELLS = {}  # a cell of times that fails is told in the tables; those of clips are other cells
 
 else:
 
@@ -48,12 +49,13 @@ else:
         figures,
 
     TARGETS = [rules.tables.input, rules.figures.input]
-    SUMMARY = f"tables:  {TABLES}\nfigures: {FIGURES}\n"
+    PLACES = {"tables": TABLES, "figures": FIGURES}
+    PUBLISH = ""
     if "variants" in CONFIG:  # its thousands of clips would fit into no page; the page of quick shows its tables
-        SUMMARY += f"publish: python -m benchmark publish-records --experiment {CONFIG['experiment']}"
+        PUBLISH = f"python -m benchmark publish-records --experiment {CONFIG['experiment']}"
     else:
         TARGETS.append(rules.report_page.output.page)
-        SUMMARY += f"report:  {RESULTS}/report/index.html"
+        PLACES["report"] = rules.report_page.output.page
 
 
 localrules:
@@ -67,4 +69,4 @@ rule all:
 
 
 onsuccess:
-    print(SUMMARY)
+    print(last_lines(PLACES, Path(RESULTS), CELLS.values(), PUBLISH))

@@ -97,6 +97,10 @@ def project(tmp_path_factory) -> Path:
         (folder / "methods" / f"{name}.py").write_text(code)
     status, said = snakemake(folder, "table1", "table2")
     assert status == 0, said
+    # What failed is said at the end, and nothing is named that is not there.
+    assert "\n4 of 6 cells failed: ending 1x: the job ended by SIGKILL" in said
+    assert "; failing 1x: RuntimeError: no such thing; ending 2x: " in said and "; and 1 more; see the tables\n" in said
+    assert "\ntables:  results/smoke/tables\n" in said and "figures: " not in said and "report: " not in said
     return folder
 
 
