@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_FILE = ROOT / "config" / "schema.yaml"
 WEIGHTS_FOLDER = Path("benchmark/testbed/weights")  # below the project's root
 
+_COMMITTED = "reference"  # results/reference holds what is committed
+
 _VARIANT, _SEED = re.compile(r"[A-Za-z][A-Za-z0-9_-]*"), re.compile(r"seed\d+")
 
 SPEED_HINT = "see python -m benchmark latency --help"
@@ -43,12 +46,14 @@ def read(path: Path | str) -> dict[str, Any]:
     """A configuration file as it stands, not yet checked.
 
     Raises:
-        ValueError: there is no such file, or it is not a YAML mapping.
+        ValueError: there is no such file, it cannot be read, or it is not a YAML mapping.
     """
     try:
         content = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise ValueError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: no configuration file that can be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -110,6 +115,8 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     _check_schedule(config["schedule"], specs)
     _check_names("kernel", [config["kernel"]], [kernels.AUTO, *kernels.names()])
     _check_names("metrics", config["metrics"], metric.metric_names())
+    if "vision_reward" in config["metrics"]:
+        _check_judge(config["vision_reward"])
     config["tuned"] = _tuned(config, specs)
     if "variants" in config:
         config["variants"] = _variants(config, specs)
@@ -218,16 +225,34 @@ def require_weights(config: Mapping[str, Any]) -> None:
 
 def _checked_schema(config: Mapping[str, Any]) -> dict[str, Any]:
     """Holds a configuration against the schema, which is returned."""
-    import jsonschema
-
     schema = yaml.safe_load(SCHEMA_FILE.read_text())
     errors = sorted(
-        jsonschema.Draft202012Validator(schema).iter_errors(config),
+        _validator(schema).iter_errors(config),
         key=lambda error: (error.validator != "additionalProperties", list(map(str, error.absolute_path))),
     )
     if errors:
         raise ValueError(_one_line(errors[0]))
+    if config["experiment"].lower() == _COMMITTED:
+        raise ValueError(
+            f"experiment={config['experiment']!r}: results/{_COMMITTED} holds the committed records, and no experiment "
+            "writes there; another name is needed"
+        )
     return schema
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    """jsonschema's validator, but for numbers: 4.0 is no whole number, as which a job would fail, and nan is none."""
+    import jsonschema
+
+    def whole(_: Any, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def number(_: Any, value: Any) -> bool:
+        return whole(_, value) or (isinstance(value, float) and math.isfinite(value))
+
+    kind = jsonschema.Draft202012Validator
+    types = kind.TYPE_CHECKER.redefine_many({"integer": whole, "number": number})
+    return jsonschema.validators.extend(kind, type_checker=types)(schema)
 
 
 def _one_line(error: Any) -> str:
@@ -488,6 +513,29 @@ def _check_tuning(
             _, height, width = shape(spec, length)
             if length["name"] in lengths and height != width:
                 raise ValueError(f"tuned.lengths: {length['name']}: {height}x{width} pixels; tuning needs square clips")
+
+
+def _check_judge(settings: Mapping[str, Any]) -> None:
+    """Refuses a judge of the metric ``vision_reward`` that could judge nothing once all clips are drawn."""
+    from metrics.vision_reward import JUDGES, RELEASED, TESTBED
+
+    judge = settings["judge"] or (RELEASED if settings["model"] else TESTBED)
+    _check_names("vision_reward.judge", [judge], list(JUDGES))
+    if judge == TESTBED:
+        if settings["model"]:
+            raise ValueError(f"vision_reward.model={settings['model']!r}: the judge {TESTBED} takes none; leave it out")
+        return
+    for key, needed in (("model", "a folder or hub id"), ("fps", "the clips' frames a second")):
+        if not settings[key]:
+            raise ValueError(f"vision_reward.{key}: the judge {RELEASED} needs it, {needed}")
+    if settings["download"] and not Path(settings["model"]).expanduser().is_dir():
+        return  # it is not here yet
+    from benchmark.reward.checklist import find_parts
+
+    try:
+        find_parts(settings["model"], settings["trust_remote_code"])
+    except ValueError as error:
+        raise ValueError(f"vision_reward.model={settings['model']!r}: {error}") from None
 
 
 def _check_names(key: str, wanted: list[str], allowed: list[str]) -> None:

@@ -13,6 +13,8 @@ import torch
 from benchmark.records import Damaged, sha256_file, sha256_tensor, write_json
 
 PROMPTS, NOISE = "prompts.json", "noise.safetensors"
+MAX_SEED = 10**12
+"""A clip's seed must fit into the 64 bits of a generator; ``config/schema.yaml`` allows no more either."""
 _SEEDS_APART = 100_000  # two experiments' seeds share no clip's seed below this many clips
 
 
@@ -20,10 +22,12 @@ def clip_seeds(seed: int, clips: int) -> list[int]:
     """The seed of each clip's scene and noise, in an experiment of this seed.
 
     Raises:
-        ValueError: a negative seed, or no clips.
+        ValueError: a seed that is negative or above ``MAX_SEED``, or no clips.
     """
     if seed < 0:
         raise ValueError(f"inputs: seed={seed}: at least 0 is needed")
+    if seed > MAX_SEED:
+        raise ValueError(f"inputs: seed={seed}: at most {MAX_SEED} is allowed")
     if clips < 1:
         raise ValueError(f"inputs: clips={clips}: at least 1 is needed")
     return [seed * _SEEDS_APART + clip for clip in range(clips)]

@@ -14,6 +14,7 @@ A method knows layouts and masks. It never imports a model or a kernel.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -314,6 +315,8 @@ def check_knob(method: str, field: dataclasses.Field, value: Any) -> None:
         raise ValueError(f"{where}: a value like {field.default!r} is needed")
     if number and kind is not bool and isinstance(value, bool):
         raise ValueError(f"{where}: a number like {field.default!r} is needed")
+    if isinstance(value, float) and not math.isfinite(value):  # nan lies between any two numbers
+        raise ValueError(f"{where}: a finite number is needed")
     if choices and value not in choices:
         raise ValueError(f"{where}: one of {', '.join(map(str, choices))} is needed")
     if value is not None and low is not None and value < low:

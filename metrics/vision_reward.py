@@ -19,13 +19,14 @@ import numpy as np
 
 from benchmark.metric import Column, Measurement, Metric
 
-JUDGES = ("testbed", "visionreward-video")
+TESTBED, RELEASED = "testbed", "visionreward-video"
+JUDGES = (TESTBED, RELEASED)
 FOOTNOTES = {
-    "testbed": (
+    TESTBED: (
         "Vision reward is that of the testbed's own judge, a small network trained on the procedural world: from -1 to "
         "1, and not to be compared with published values."
     ),
-    "visionreward-video": "Vision reward is that of VisionReward-Video, the judge that the paper used.",
+    RELEASED: "Vision reward is that of VisionReward-Video, the judge that the paper used.",
 }
 
 
@@ -50,11 +51,11 @@ def prepare(
     Raises:
         ValueError: a judge that does not exist, or settings that do not fit it.
     """
-    chosen = judge or ("visionreward-video" if model else "testbed")
+    chosen = judge or (RELEASED if model else TESTBED)
     if chosen not in JUDGES:
         raise ValueError(f"metric vision_reward: judge {chosen!r} does not exist; allowed: {', '.join(JUDGES)}")
     context: dict[str, Any] = {"judge": chosen, "fps": fps, "footnotes": {"vision_reward": FOOTNOTES[chosen]}}
-    if chosen == "testbed":
+    if chosen == TESTBED:
         if model:
             raise ValueError("metric vision_reward: the judge testbed takes no model; use judge visionreward-video")
         from benchmark.reward import judge as testbed
@@ -77,7 +78,7 @@ def measure(reference: None, candidate: np.ndarray, *, prompt: str = "", **conte
         return Measurement.unsupported(context["unsupported"])
     if not prompt:
         return Measurement.unsupported("no judge for vision reward without the clip's prompt")
-    if context["judge"] == "testbed":
+    if context["judge"] == TESTBED:
         return _testbed(candidate, prompt, context["checklist"])
     from benchmark.reward.checklist import NotAnAnswer
 

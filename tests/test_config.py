@@ -9,9 +9,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from benchmark import config, models, registry
+from benchmark import config, inputs, models, registry
 from benchmark.budget import at_budget, reach
 from benchmark.cell import Cell, add_cell_arguments, from_arguments
 from benchmark.cells import cells as cells_of
@@ -91,6 +92,26 @@ def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_two():
         ({"block": 0}, ["block=0", "at least 1"]),
         ({"prompts": {"count": 0, "seed": 1}}, ["prompts.count=0", "from 1 to 999"]),
         ({"experiment": "../elsewhere"}, ["experiment='../elsewhere'", "a letter first"]),
+        ({"experiment": "reference"}, ["experiment='reference'", "committed", "another name"]),
+        ({"block": 4.0}, ["block=4.0", "a whole number"]),
+        ({"prompts": {"count": 2.0, "seed": 7}}, ["prompts.count=2.0", "a whole number from 1 to 999"]),
+        ({"prompts": {"count": {"1x": 1, "2x": 2.0}, "seed": 7}}, ["prompts.count=", "a whole number from 1 to 999"]),
+        ({"schedule": {"steps": 2.0, "dense_steps": 1, "dense_layers": 0}}, ["schedule.steps=2.0", "whole number"]),
+        ({"lengths": [{"name": "a", "frames": 8.0}]}, ["lengths[0]=", "8.0"]),
+        ({"budget": math.nan}, ["budget=nan", "a density above 0"]),
+        ({"knobs": {"radial": {"decay": math.nan}}}, ["radial: decay=nan: a finite number"]),
+        ({"knobs": {"spatial": {"width": math.inf}}}, ["spatial: width=inf: a finite number"]),
+        ({"knobs": {"sta": 3}}, ["knobs.sta=3", "{sink: false}"]),
+        ({"knobs": 3}, ["knobs=3", "{sta: {tile: 4x4x4}}"]),
+        ({"prompts": {"count": 1, "seed": 2**64}}, ["prompts.seed=18446744073709551616", "to 1000000000000"]),
+        ({"vision_reward": {"judge": "x"}}, ["vision_reward.judge: 'x'", "testbed, visionreward-video"]),
+        ({"vision_reward": {"judge": "testbed", "model": "y"}}, ["vision_reward.model='y'", "takes none"]),
+        ({"vision_reward": {"judge": "visionreward-video"}}, ["vision_reward.model: the judge", "needs it, a folder"]),
+        ({"vision_reward": {"model": "no/folder/at_all"}}, ["vision_reward.fps: the judge", "frames a second"]),
+        (
+            {"vision_reward": {"model": "no/folder/at_all", "fps": 8}},
+            ["vision_reward.model='no/folder/at_all'", "is no folder"],
+        ),
         ({"lpips": {"weights": 3}}, ["lpips.weights=3", "path"]),
         ({"tuned": {"methods": ["dense"]}}, ["tuned.lengths: the key is missing"]),
         ({"tuned": {"lengths": ["3x"], "methods": ["dense"]}}, ["tuned.lengths: '3x'", "1x, 2x, 4x"]),
@@ -204,6 +225,8 @@ def test_knobs_reach_their_method_only():
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match="none.yaml: no such"):
         config.load(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="no configuration file that can be read: Is a directory"):
+        config.load(tmp_path)
     path = tmp_path / "bad.yaml"
     path.write_text("models: [dense\n")
     with pytest.raises(ValueError, match="bad.yaml: not YAML"):
@@ -214,6 +237,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     path.write_text(yaml.safe_dump(smoke(kernel="none")))
     with pytest.raises(ValueError, match="bad.yaml: kernel: 'none'"):
         config.load(path)
+
+
+def test_a_seed_that_is_allowed_can_be_drawn_with():
+    schema = yaml.safe_load(config.SCHEMA_FILE.read_text())["properties"]
+    seeds = [schema[key]["properties"]["seed"]["maximum"] for key in ("prompts", "tuned")]
+    assert seeds == [inputs.MAX_SEED] * 2
+    torch.Generator().manual_seed(inputs.clip_seeds(inputs.MAX_SEED, 999)[-1])
+    with pytest.raises(ValueError, match="seed=.*: at most 1000000000000"):
+        inputs.clip_seeds(inputs.MAX_SEED + 1, 1)
+
+
+def test_a_judge_that_is_not_measured_with_is_not_looked_for():
+    config.check(smoke(vision_reward={"judge": "visionreward-video"}, metrics=["psnr"]), budgets=False)
+    config.check(smoke(vision_reward={"model": "some/hub-id", "download": True, "fps": 8}), budgets=False)
 
 
 def test_each_length_may_have_its_own_number_of_prompts():

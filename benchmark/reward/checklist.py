@@ -175,14 +175,10 @@ def read_checklist(folder: Path) -> tuple[tuple[str, ...], np.ndarray]:
     return questions, weights
 
 
-def load(model: str, trust_remote_code: bool = False, download: bool = False, device: str = "cpu") -> VisionReward:
-    """The released judge.
-
-    Args:
-        model: a local folder or a hub id.
-        trust_remote_code: whether code that the folder brings may be run; the released model needs its own.
-        download: whether a hub id may be downloaded.
-        device: a torch device.
+def find_parts(
+    model: str, trust_remote_code: bool = False, download: bool = False
+) -> tuple[Path, tuple[str, ...], np.ndarray]:
+    """The folder of a model that could be loaded, its questions and their weights; the network is not loaded.
 
     Raises:
         ValueError: the folder or a file in it is missing, or it needs code that may not be run.
@@ -201,6 +197,22 @@ def load(model: str, trust_remote_code: bool = False, download: bool = False, de
             f"judge {NAME}: {folder} brings code of its own, which is run only with trust_remote_code: true; "
             "read it before"
         )
+    return folder, questions, weights
+
+
+def load(model: str, trust_remote_code: bool = False, download: bool = False, device: str = "cpu") -> VisionReward:
+    """The released judge.
+
+    Args:
+        model: a local folder or a hub id.
+        trust_remote_code: whether code that the folder brings may be run; the released model needs its own.
+        download: whether a hub id may be downloaded.
+        device: a torch device.
+
+    Raises:
+        ValueError: the folder or a file in it is missing, or it needs code that may not be run.
+    """
+    folder, questions, weights = find_parts(model, trust_remote_code, download)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
@@ -222,7 +234,7 @@ def load(model: str, trust_remote_code: bool = False, download: bool = False, de
             "vision_reward_judge": f"{NAME}, {len(questions)} questions, {model}",
             "vision_reward_questions": sha256_file(find_file(folder, QUESTIONS_FILE)),
             "vision_reward_weights": sha256_file(find_file(folder, WEIGHTS_FILE)),
-            "vision_reward_config": sha256_file(config),
+            "vision_reward_config": sha256_file(folder / "config.json"),
         },
     )
 
