@@ -71,6 +71,32 @@ def has_budget(method: Method, layout: VideoLayout, block: int) -> bool:
     return method.density_knob() is not None or next(iter(method.settings(layout, block)), None) is not None
 
 
+def solved_knobs(method: Method, layout: VideoLayout, block: int) -> set[str]:
+    """The knobs that a budget gives another value; empty where the density cannot be set."""
+    settings = [one.knobs() for one in method.settings(layout, block)]
+    if settings:  # these change some knobs, and carry the others along as they are
+        return {key for key, value in method.knobs().items() if any(one[key] != value for one in settings)}
+    return {method.density_knob()} - {None}
+
+
+def refuse_solved(method: Method, given: Iterable[str], solved: set[str], budget: float) -> None:
+    """Refuses knobs that were given a value and would lose it to a budget.
+
+    Args:
+        given: names of the knobs that were given.
+        solved: those of ``solved_knobs``.
+
+    Raises:
+        ValueError: naming the knob.
+    """
+    for knob in given:
+        if knob in solved:
+            value = getattr(method, knob)
+            raise ValueError(
+                f"{method.name()}: {knob}={value!r}: {knob} is solved for budget={budget}; leave one of them out"
+            )
+
+
 def reach(method: Method, layout: VideoLayout, block: int, heads: int = 1) -> tuple[float, float] | None:
     """The lowest and the highest density that a method can be set to; None where it has none to set.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.blame import planning
 from benchmark.cell import REFERENCE, Cell
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def _cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], meth
     frames, height, width = shape(spec, length)
     knobs = dict(changes.pop("knobs", config["knobs"].get(method, {})))
     budget = changes.pop("budget", config["budget"])
-    solvable = has_budget(registry.get(method, knobs), spec.layout(frames, height, width), config["block"])
+    own = registry.get(method, knobs)
+    with planning(method, length["name"]):
+        solvable = has_budget(own, spec.layout(frames, height, width), config["block"])
     settings = {
         "experiment": config["experiment"],
         "model": model,

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmark import gpus
+from benchmark.blame import planning
 from benchmark.canonical import record_files
 from benchmark.cell import Cell, from_record
 from benchmark.cells import cells
@@ -198,11 +199,12 @@ def _operations(cell: Cell) -> dict[str, float] | str:
     layout = spec.layout(cell.frames, cell.height, cell.width)
     try:
         method = registry.get(cell.method, cell.knobs)
-        if cell.budget is not None:
-            method = at_budget(method, layout, cell.block, cell.budget)
+        with planning(cell.method, cell.length):
+            if cell.budget is not None:
+                method = at_budget(method, layout, cell.block, cell.budget)
+            return cell_operations(cell, spec, layout, method)
     except ValueError as error:  # such a cell gets a record that says so, and draws nothing
         return str(error)
-    return cell_operations(cell, spec, layout, method)
 
 
 def _line(cell: Cell, counted: Mapping[str, float] | str, earlier: list[dict[str, Any]], device: str) -> dict[str, Any]:

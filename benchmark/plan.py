@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from benchmark import models, operations, registry
-from benchmark.budget import at_budget
+from benchmark.blame import planning
+from benchmark.budget import at_budget, refuse_solved, solved_knobs
 from benchmark.config import is_testbed
 from benchmark.method import Method
 from benchmark.models import ModelSpec
@@ -90,10 +91,17 @@ def plan(
         "passes": spec.passes if passes is None else passes,
     }
     chosen = registry.get(method, knobs)
-    if budget is not None:
-        chosen = at_budget(chosen, layout, block, budget, spec.heads)
-    mask = chosen.pattern(layout, block, spec.heads).mask if has_mask(chosen) else None
-    layer = layer_operations(chosen, mask, spec, layout, block)
+    layout.blocks(block)  # what this refuses, the method is not to blame for
+    if budget is not None and knobs:
+        with planning(method):
+            solved = solved_knobs(chosen, layout, block)
+        refuse_solved(chosen, knobs, solved, budget)
+    with planning(method):
+        if budget is not None:
+            chosen = at_budget(chosen, layout, block, budget, spec.heads)
+        mask = chosen.pattern(layout, block, spec.heads).mask if has_mask(chosen) else None
+        layer = layer_operations(chosen, mask, spec, layout, block)
+        density = chosen.density(layout, block, spec.heads, spec.head_dim) if mask is None else mask.density
     one = {"steps": 1, "passes": 1}
     return {
         "model": model,
@@ -107,7 +115,7 @@ def plan(
         "tokens": layout.video,
         "text_tokens": layout.text,
         "block_sparsity": None if mask is None else mask.video_block_sparsity(layout),
-        "density": chosen.density(layout, block, spec.heads, spec.head_dim) if mask is None else mask.density,
+        "density": density,
         "mask_hash": None if mask is None else mask.hash(),
         "pflop_pass_dense": operations.generation_operations(spec, layout, **one).pflop,
         "pflop_pass": operations.generation_operations(spec, layout, **one, sparse_layer_operations=layer).pflop,

@@ -153,6 +153,21 @@ def test_a_budget_out_of_reach_is_refused_with_one_that_all_methods_reach(budget
         at_budget(registry.get(name), layout, checked["block"], nearest)
 
 
+@pytest.mark.parametrize(
+    ("method", "knob", "value", "other"),
+    [("radial", "decay", 0.5, {"sink": False}), ("sta", "window", "1x1x1", {"tile": "4x4x4"})],
+)
+def test_a_knob_that_the_budget_is_solved_for_is_refused_beside_it(method, knob, value, other):
+    knobs = {"knobs": {method: {knob: value}}, "methods": ["dense", method]}
+    line = refusal(budgets=True, **knobs)
+    assert line == f"knobs: {method}: {knob}={value!r}: {knob} is solved for budget=0.5; leave one of them out"
+    config.check(smoke(**knobs | {"budget": None}))
+    config.check(smoke(**knobs | {"knobs": {method: other}, "lengths": ["2x"]}))
+    variants = {"one": {"methods": [method], "budget": 0.4, "knobs": {method: {knob: value}}}}
+    line = refusal(budgets=True, **knobs | {"knobs": {}, "budget": None, "variants": variants})
+    assert line.startswith(f"variants.one.knobs: {method}: {knob}={value!r}: {knob} is solved for budget=0.4;")
+
+
 def test_the_check_of_the_budget_agrees_with_the_solver():
     layout = SPEC.layout(frames=8)
     for name in registry.names():

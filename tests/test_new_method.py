@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from benchmark import new_method, registry
+from benchmark import config, new_method, registry
 from benchmark.__main__ import main
 from benchmark.budget import at_budget
 from benchmark.layout import VideoLayout
@@ -89,6 +89,47 @@ def test_a_file_that_would_fail_later_is_refused_when_it_is_found(folder, capsys
     assert main(["plan", "--model", "testbed-nano", "--method", "mine"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"plan: methods/mine.py: {line}") and err.count("\n") == 1
+
+
+MASK = f"""import torch
+from benchmark.masks import BlockMask
+{CLASS}    title = "Mine"
+    budget_knob = "width"
+    width: float = knob(1.0, "width", low=0.0, high=4.0)
+
+"""
+EMPTY = "torch.zeros(1, layout.blocks(block), layout.blocks(block), dtype=torch.bool)"
+EMPTY_MASK = f"        return BlockMask({EMPTY}, block, layout.tokens)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (
+            "    def block_mask(self, layout, block, device='cpu'):\n        return near\n",
+            "block_mask, line 14: NameError: name 'near' is not defined",
+        ),
+        ("    def block_mask(self, layout, block):\n        return None\n", "TypeError: Mine.block_mask() takes 3"),
+        ("    def settings(self, layout):\n        return []\n", "TypeError: Mine.settings() takes 2"),
+        (
+            f"    def block_mask(self, layout, block, device='cpu'):\n{EMPTY_MASK}",
+            "block mask: query block 0 of head 0 attends to nothing",
+        ),
+    ],
+)
+def test_a_mask_that_cannot_be_planned_is_one_line_with_its_file(folder, capsys, code, line):
+    (folder / "dense.py").write_text(f"{CLASS}    sparse = False\n")
+    (folder / "mine.py").write_text(MASK + code)
+    importlib.invalidate_caches()
+    for budget in ([], ["--budget", "0.5"]):
+        if not (budget == [] and "settings" in code):  # without a budget nobody asks for them
+            assert main(["plan", "--model", "testbed-nano", "--method", "mine", *budget]) == 2
+            err = capsys.readouterr().err
+            assert err.startswith(f"plan: methods/mine.py: {line}") and err.count("\n") == 1
+    smoke = config.read(config.ROOT / "config" / "smoke.yaml") | {"methods": ["dense", "mine"], "budget": 0.5}
+    with pytest.raises(ValueError) as caught:
+        config.check(smoke)
+    assert str(caught.value).startswith(f"methods/mine.py at 1x: {line}") and "\n" not in str(caught.value)
 
 
 def test_the_command_says_what_comes_next(folder, capsys):

@@ -140,6 +140,12 @@ def test_the_command_prints_lines_for_people(capsys):
             ["--model", "testbed-nano", "--method", "radial", "--budget", "0.1"],
             ["budget=0.1", "reaches densities from"],
         ),
+        (
+            ["--model", "testbed-nano", "--method", "radial", "--set", "decay=0.5", "--budget", "0.7"],
+            ["radial: decay=0.5: decay is solved for budget=0.7; leave one of them out"],
+        ),
+        (["--model", "testbed-nano", "--method", "radial", "--set", "decay=nan"], ["decay=nan: a finite number"]),
+        (["--model", "testbed-nano", "--method", "radial", "--budget", "nan"], ["budget=nan", "at most 1"]),
         (["--model", "testbed-nano", "--method", "radial", "--budget", "2"], ["budget=2.0", "at most 1"]),
         (["--model", "testbed-nano", "--block", "0"], ["block=0", "at least 1"]),
         (["--model", "testbed-nano", "--dense-steps", "99"], ["dense_steps=99", "from 0 to"]),
