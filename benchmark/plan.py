@@ -148,14 +148,23 @@ def describe(found: Mapping[str, Any]) -> str:
         "block sparsity": "no mask" if sparsity is None else f"{100 * sparsity:.2f} % of whole video blocks",
         "density": f"{found['density']:.4f} of all query-key pairs",
         "mask": found["mask_hash"] or "none",
-        "a pass": f"{found['pflop_pass']:.4f} PFLOP, dense {found['pflop_pass_dense']:.4f}",
-        "a generation": f"{found['pflop']:.1f} PFLOP, dense {found['pflop_dense']:.1f}",
+        "a pass": _operations(found["pflop_pass"], found["pflop_pass_dense"], 4),
+        "a generation": _operations(found["pflop"], found["pflop_dense"], 1),
         "its schedule": (
             f"{found['steps']} steps of {found['passes']} pass{'es' if found['passes'] > 1 else ''}; the first "
             f"{found['dense_steps']} steps and {found['dense_layers']} layers dense"
         ),
     }
     return "\n".join(f"{name:<16}{line}" for name, line in lines.items())
+
+
+def _operations(own: float, dense: float, digits: int) -> str:
+    """Operations and those of dense attention, in PFLOP, or in a unit of which a small model has one at least."""
+    for unit in ("PFLOP", "TFLOP", "GFLOP", "MFLOP"):
+        if dense >= 1 or unit == "MFLOP":
+            break
+        own, dense = 1e3 * own, 1e3 * dense
+    return f"{own:.{digits}f} {unit}, dense {dense:.{digits}f}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -124,6 +125,10 @@ def test_the_command_prints_lines_for_people(capsys):
     status, out, _ = command(capsys, "--model", "testbed-nano", "--method", "sana")
     assert status == 0
     assert f"of video ({models.get('testbed-nano').layout()})" in out and "no mask" in out
+    numbers = re.findall(r"^(?:a pass|a generation) +([\d.]+) ([GT])FLOP, dense ([\d.]+)$", out, re.MULTILINE)
+    assert len(numbers) == 2 and all(float(own) > 0 and float(dense) >= 1 for own, _, dense in numbers), out
+    _, out, _ = command(capsys, "--model", "wan2.1-14b", "--method", "dense")
+    assert "PFLOP" in out and "TFLOP" not in out
 
 
 @pytest.mark.parametrize(
