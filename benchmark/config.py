@@ -314,7 +314,17 @@ def _methods(wanted: list[str] | str, knobs: Mapping[str, Mapping[str, Any]]) ->
         wanted = [REFERENCE, *wanted]
     for name in {*wanted, *knobs}:
         registry.get(name, knobs.get(name, {}))
-    return [name for name in known if name in wanted]
+    wanted = [name for name in known if name in wanted]
+    titles: dict[str, str] = {}
+    for name in wanted:
+        title = registry.method_class(name).title
+        other = titles.setdefault(title, name)
+        if other != name:
+            raise ValueError(
+                f"methods: {other} and {name} have one title, {title!r}, and tables could not tell their rows apart; "
+                f"another is needed in methods/{name}.py"
+            )
+    return wanted
 
 
 def _length(specs: Mapping[str, ModelSpec], value: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import keyword
 import re
 from pathlib import Path
 
+import yaml
+
 from benchmark import registry
 
 EXAMPLE = """example:
@@ -83,12 +85,12 @@ def write(name: str, folder: Path) -> Path:
     Raises:
         ValueError: the name is taken, or cannot be a method's.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or _means_something_else(name):
         near = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        near = f"m_{near}" if not near or not near[0].isalpha() or keyword.iskeyword(near) else near
+        near = f"m_{near}" if not near or not near[0].isalpha() or _means_something_else(near) else near
         raise ValueError(
             f"method name {name!r}: lower-case letters, digits and underscores are needed, a letter first, and no word "
-            f"of Python; {near!r} would do"
+            f"of Python or YAML; {near!r} would do"
         )
     path = folder / f"{name}.py"
     if path.exists():
@@ -99,6 +101,11 @@ def write(name: str, folder: Path) -> Path:
         class_name += "Attention"
     path.write_text(STUB.format(title=" ".join(words).capitalize(), class_name=class_name))
     return path
+
+
+def _means_something_else(name: str) -> bool:
+    """Whether a name is a word of Python, or one that a configuration would not read as a name: on, null, all."""
+    return keyword.iskeyword(name) or name in ("all", "y", "n") or not isinstance(yaml.safe_load(name), str)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

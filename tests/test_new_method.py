@@ -132,6 +132,16 @@ def test_a_mask_that_cannot_be_planned_is_one_line_with_its_file(folder, capsys,
     assert str(caught.value).startswith(f"methods/mine.py at 1x: {line}") and "\n" not in str(caught.value)
 
 
+def test_two_methods_with_one_title_are_refused(folder):
+    for name, title in (("dense", "Dense"), ("first", "Mine"), ("second", "Mine")):
+        (folder / f"{name}.py").write_text(f'{CLASS}    title = "{title}"\n')
+    importlib.invalidate_caches()
+    smoke = config.read(config.ROOT / "config" / "smoke.yaml")
+    with pytest.raises(ValueError, match="methods: first and second have one title, 'Mine', and .*methods/second.py$"):
+        config.check(smoke | {"methods": "all"}, budgets=False)
+    assert config.check(smoke | {"methods": ["second"]}, budgets=False)["methods"] == ["dense", "second"]
+
+
 def test_the_command_says_what_comes_next(folder, capsys):
     assert main(["new-method", "my_method"]) == 0
     out = capsys.readouterr().out
@@ -149,7 +159,8 @@ def test_a_file_that_is_there_is_left_alone(folder, capsys):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("My-Method", "my_method"), ("2fast", "m_2fast"), ("class", "m_class"), ("a b", "a_b"), ("é", "m_")],
+    [("My-Method", "my_method"), ("2fast", "m_2fast"), ("class", "m_class"), ("a b", "a_b"), ("é", "m_")]
+    + [(word, f"m_{word}") for word in ("on", "null", "true", "all")],
 )
 def test_names_that_cannot_be_are_refused_with_one_that_can(folder, capsys, name, near):
     assert main(["new-method", name]) == 2
