@@ -116,7 +116,9 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     _check_names("kernel", [config["kernel"]], [kernels.AUTO, *kernels.names()])
     _check_names("metrics", config["metrics"], metric.metric_names())
     if "vision_reward" in config["metrics"]:
-        _check_judge(config["vision_reward"])
+        from metrics import vision_reward
+
+        vision_reward.check(**config["vision_reward"])
     config["tuned"] = _tuned(config, specs)
     if "variants" in config:
         config["variants"] = _variants(config, specs)
@@ -523,29 +525,6 @@ def _check_tuning(
             _, height, width = shape(spec, length)
             if length["name"] in lengths and height != width:
                 raise ValueError(f"tuned.lengths: {length['name']}: {height}x{width} pixels; tuning needs square clips")
-
-
-def _check_judge(settings: Mapping[str, Any]) -> None:
-    """Refuses a judge of the metric ``vision_reward`` that could judge nothing once all clips are drawn."""
-    from metrics.vision_reward import JUDGES, RELEASED, TESTBED
-
-    judge = settings["judge"] or (RELEASED if settings["model"] else TESTBED)
-    _check_names("vision_reward.judge", [judge], list(JUDGES))
-    if judge == TESTBED:
-        if settings["model"]:
-            raise ValueError(f"vision_reward.model={settings['model']!r}: the judge {TESTBED} takes none; leave it out")
-        return
-    for key, needed in (("model", "a folder or hub id"), ("fps", "the clips' frames a second")):
-        if not settings[key]:
-            raise ValueError(f"vision_reward.{key}: the judge {RELEASED} needs it, {needed}")
-    if settings["download"] and not Path(settings["model"]).expanduser().is_dir():
-        return  # it is not here yet
-    from benchmark.reward.checklist import find_parts
-
-    try:
-        find_parts(settings["model"], settings["trust_remote_code"])
-    except ValueError as error:
-        raise ValueError(f"vision_reward.model={settings['model']!r}: {error}") from None
 
 
 def _check_names(key: str, wanted: list[str], allowed: list[str]) -> None:

@@ -13,11 +13,13 @@ the column has the status ``unsupported``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark.metric import Column, Measurement, Metric
+from benchmark.registry import nearest
 
 TESTBED, RELEASED = "testbed", "visionreward-video"
 JUDGES = (TESTBED, RELEASED)
@@ -70,6 +72,40 @@ def prepare(
     from benchmark.reward import checklist
 
     return context | {"checklist": checklist.load(model, trust_remote_code, download, device)}
+
+
+def check(
+    judge: str | None = None,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    download: bool = False,
+    fps: float | None = None,
+) -> None:
+    """Refuses settings of a configuration with which nothing could be judged once all clips are drawn.
+
+    No network is loaded, and nothing is downloaded. The settings are those of ``prepare``.
+
+    Raises:
+        ValueError: naming the key, the value and what is allowed.
+    """
+    chosen = judge or (RELEASED if model else TESTBED)
+    if chosen not in JUDGES:
+        raise ValueError(f"vision_reward.judge={chosen!r}: unknown: {nearest(chosen, list(JUDGES))}")
+    if chosen == TESTBED:
+        if model:
+            raise ValueError(f"vision_reward.model={model!r}: the judge {TESTBED} takes none; leave it out")
+        return
+    for key, value, needed in (("model", model, "a folder or hub id"), ("fps", fps, "the clips' frames a second")):
+        if not value:
+            raise ValueError(f"vision_reward.{key}: the judge {RELEASED} needs it, {needed}")
+    if download and not Path(model).expanduser().is_dir():
+        return  # it is not here yet
+    from benchmark.reward.checklist import find_parts
+
+    try:
+        find_parts(model, trust_remote_code)
+    except ValueError as error:
+        raise ValueError(f"vision_reward.model={model!r}: {error}") from None
 
 
 def measure(reference: None, candidate: np.ndarray, *, prompt: str = "", **context: Any) -> Measurement:

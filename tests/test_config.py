@@ -104,7 +104,7 @@ def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_two():
         ({"knobs": {"sta": 3}}, ["knobs.sta=3", "{sink: false}"]),
         ({"knobs": 3}, ["knobs=3", "{sta: {tile: 4x4x4}}"]),
         ({"prompts": {"count": 1, "seed": 2**64}}, ["prompts.seed=18446744073709551616", "to 1000000000000"]),
-        ({"vision_reward": {"judge": "x"}}, ["vision_reward.judge: 'x'", "testbed, visionreward-video"]),
+        ({"vision_reward": {"judge": "x"}}, ["vision_reward.judge='x'", "testbed, visionreward-video"]),
         ({"vision_reward": {"judge": "testbed", "model": "y"}}, ["vision_reward.model='y'", "takes none"]),
         ({"vision_reward": {"judge": "visionreward-video"}}, ["vision_reward.model: the judge", "needs it, a folder"]),
         ({"vision_reward": {"model": "no/folder/at_all"}}, ["vision_reward.fps: the judge", "frames a second"]),
