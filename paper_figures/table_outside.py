@@ -8,7 +8,7 @@ from benchmark.speed.cells import SpeedCell
 from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant, without
 from paper_figures.speed import Speed
-from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line, Table, write
+from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line, Table, filled, write
 
 READS = "speed"
 OUTSIDE, PROFILE = "outside", "profile"
@@ -97,10 +97,9 @@ def table(speed: Speed) -> Table:
         blocks.append(Block(paper_name(model), tuple(groups)))
     kept = (speed.record(stage, kind) for stage in stages for kind in (OUTSIDE, PROFILE))
     records = [record for record in kept if record is not None and record["status"] == "passed"]
-    lines = [group.ours for made in blocks for group in made.groups]
-    shown = tuple(column for column in COLUMNS if any(column.key in line.entries for line in lines))
-    profiled = any(f"{name}_s" in line.entries for name in CLASSES for line in lines)
-    said = (REMARK, PROFILED if profiled else UNPROFILED)
+    shown = filled(COLUMNS, blocks)
+    classes = {f"{name}_s" for name in CLASSES}
+    said = (REMARK, PROFILED if any(column.key in classes for column in shown) else UNPROFILED)
     said += (entries.machine(records),) if records else ()
     return Table("table_outside", "Outside attention. A step without it", shown, tuple(blocks), said, ("Shape", ""))
 

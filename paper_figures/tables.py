@@ -11,7 +11,7 @@ import io
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,12 @@ def _write(path: Path, text: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def filled(columns: Iterable[Column], blocks: Iterable[Block]) -> tuple[Column, ...]:
+    """The columns in which some line of ours has an entry, be it a status: what nobody took needs no empty column."""
+    lines = [group.ours for made in blocks for group in made.groups]
+    return tuple(column for column in columns if any(column.key in line.entries for line in lines))
 
 
 def footnotes(table: Table) -> dict[str, str]:

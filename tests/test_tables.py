@@ -14,7 +14,7 @@ from paper_figures import published
 from paper_figures.__main__ import main, targets
 from paper_figures.entries import significant
 from paper_figures.experiment import Experiment
-from paper_figures.tables import latex
+from paper_figures.tables import Block, Column, Entry, Group, Line, filled, latex
 
 
 @pytest.fixture(scope="module")
@@ -335,3 +335,10 @@ def test_targets_are_the_files():
     figures += ["figure_scaling", "figure_speedup", "figure_style"]
     tables = [f"table{number}{kind}" for number in (1, 2) for kind in ("", "_speed", "_testbed")]
     assert targets() == [*ablations, *figures, *tables, "table_error", "table_kernels", "table_outside"]
+
+
+def test_a_column_that_nobody_took_is_left_out_and_a_status_keeps_it():
+    columns = [Column(name, name) for name in ("a", "b", "c")]
+    lines = [Line("ours", {"a": Entry("1", 1.0)}), Line("ours", {"c": Entry("error", status="error")})]
+    blocks = [Block("one", tuple(Group("x", line) for line in lines))]
+    assert [column.key for column in filled(columns, blocks)] == ["a", "c"]
