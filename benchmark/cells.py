@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.blame import planning
 from benchmark.cell import REFERENCE, Cell
+from benchmark.tolerance import CONTROL
 
 if TYPE_CHECKING:
     from benchmark.models import ModelSpec
@@ -64,7 +65,7 @@ def _cell(config: Mapping[str, Any], model: str, length: Mapping[str, Any], meth
         "knobs": knobs,
         "budget": budget if solvable else None,
         "block": config["block"],
-        "kernel": config["kernel"],
+        "kernel": (config["control_kernel"] if method == CONTROL else None) or config["kernel"],
         **config["schedule"],
         "clips": config["prompts"]["count"][length["name"]],
         "seed": config["prompts"]["seed"],

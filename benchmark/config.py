@@ -114,6 +114,8 @@ def check(config: Mapping[str, Any], budgets: bool = True) -> dict[str, Any]:
     config["prompts"]["count"] = _counts(config["prompts"]["count"], names, specs)
     _check_schedule(config["schedule"], specs)
     _check_names("kernel", [config["kernel"]], [kernels.AUTO, *kernels.names()])
+    if config["control_kernel"] is not None:
+        _check_names("control_kernel", [config["control_kernel"]], kernels.names())
     _check_names("metrics", config["metrics"], metric.metric_names())
     if "vision_reward" in config["metrics"]:
         from metrics import vision_reward

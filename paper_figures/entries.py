@@ -270,7 +270,10 @@ def noise_floor(cells: Iterable[CellRows]) -> list[str]:
         A sentence for each model and length whose clips are compared with dense ones, and what follows from them.
     """
     compared: dict[tuple[str, str], CellRows | None] = {}
+    dense: dict[tuple[str, str], str] = {}
     for cell in cells:
+        if cell.method == "dense" and cell.tuning == "untuned":
+            dense[cell.model, cell.length] = cell.fact("kernel")
         place, untuned = (cell.model, cell.length), cell.tuning == "untuned"
         if cell.method == CONTROL and untuned:
             compared[place] = cell
@@ -280,9 +283,10 @@ def noise_floor(cells: Iterable[CellRows]) -> list[str]:
         return []
     said = [_floor(model, length, cell) for (model, length), cell in compared.items()]
     if any(cell is not None for cell in compared.values()):
+        how = f"its sums in another order{_by_kernels(compared, dense)}"
         said.append(
-            f"The noise floor is {CONTROL}: dense attention with its sums in another order, held against the dense "
-            "clips. A method whose clips come as near to them cannot be told from dense attention."
+            f"The noise floor is {CONTROL}: dense attention with {how}, held against the dense clips. A method whose "
+            "clips come as near to them cannot be told from dense attention."
         )
     units = {"psnr": " dB"}
     moves = ", ".join(f"{NAMES[metric]} {value:g}{units.get(metric, '')}" for metric, value in MOVED.items())
@@ -291,6 +295,13 @@ def noise_floor(cells: Iterable[CellRows]) -> list[str]:
         "means say nothing across machines (docs/protocol.md, The noise floor)."
     )
     return said
+
+
+def _by_kernels(controls: Mapping[tuple[str, str], CellRows | None], dense: Mapping[tuple[str, str], str]) -> str:
+    """With which kernels the control was drawn, where these are others than the dense clips'."""
+    own = {place: cell.fact("kernel") for place, cell in controls.items() if cell is not None}
+    other = sorted({name for place, name in own.items() if name and name != dense.get(place, name)})
+    return f" and by another kernel ({', '.join(other)})" if other else ""
 
 
 def _floor(model: str, length: str, cell: CellRows | None) -> str:

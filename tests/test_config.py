@@ -75,6 +75,7 @@ def test_quick_runs_every_method_at_three_lengths_with_every_metric_but_two():
         ({"models": ["wan2.1-14b"]}, ["models: wan2.1-14b has no weights here", "testbed-nano"]),
         ({"metrics": ["psnrr"]}, ["metrics: 'psnrr'", "did you mean 'psnr'?"]),
         ({"kernel": "sdpaa"}, ["kernel: 'sdpaa'", "did you mean 'sdpa'?"]),
+        ({"control_kernel": "flexx"}, ["control_kernel: 'flexx'", "did you mean 'flex'?"]),
         ({"lengths": ["3x"]}, ["lengths", "'3x'", "1x, 2x, 4x"]),
         ({"lengths": [{"name": "long", "frames": 4000}]}, ["lengths: long", "frames=4000", "the nearest is "]),
         ({"lengths": [{"name": "a", "frames": 9, "height": 8 * ROWS - 1}]}, [f"nearest are {7 * ROWS} and {8 * ROWS}"]),
@@ -340,3 +341,9 @@ def test_weights_that_are_missing_are_named_with_what_makes_them(monkeypatch):
     line = str(caught.value)
     assert line.startswith("models: testbed-nano has no weights, nowhere/testbed-nano.safetensors is missing")
     assert "results/smoke/training/testbed-nano.training.json" in line and "\n" not in line
+
+
+def test_the_control_alone_is_drawn_with_the_kernel_that_is_named_for_it():
+    held = config.check(smoke(methods=["dense", "radial", "dense_repeated"], control_kernel="reference"), budgets=False)
+    found = {cell.method: cell.kernel for cell in cells_of(held)}
+    assert found == {"dense": "auto", "radial": "auto", "dense_repeated": "reference"}

@@ -14,6 +14,7 @@ import synthetic
 from benchmark.records import make_record, write_json
 from paper_figures import (
     answers,
+    entries,
     figure8,
     intervals,
     published,
@@ -242,6 +243,15 @@ def test_the_noise_floor_and_the_published_lines(made):
     assert any(remark.startswith("Noise floor of testbed-nano at 1x: PSNR 4") for remark in remarks(one))
     radial = find(one, "budget 0.5, seed 7", "Radial")
     assert [line.entries["psnr"].text for line in radial.published] == ["27.3", "23.9"]
+
+
+def test_the_floor_names_the_control_s_kernel_where_it_is_another():
+    dense, control = bare("dense"), bare("dense_repeated")
+    for cell, kernel in ((dense, "gathered"), (control, "gathered")):
+        cell.rows[0]["kernel"] = kernel
+    assert "sums in another order, held against" in entries.noise_floor([dense, control])[1]
+    control.rows[0]["kernel"] = "flex"
+    assert "sums in another order and by another kernel (flex), held" in entries.noise_floor([dense, control])[1]
 
 
 def test_what_came_out_of_the_ranking_is_said_for_each_block(made):
