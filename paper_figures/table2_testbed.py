@@ -278,23 +278,25 @@ def how_tuned(blocks: list[Part]) -> list[str]:
 
 
 def verdicts(held: Numbers, blocks: list[Part], margin: float) -> list[str]:
-    """What came out of the finding of the paper's Table 2, at every length and seed; then radial at other densities."""
-    said = []
+    """What came out of the finding of the paper's Table 2, at every length and seed in short; then part by part.
+
+    Radial at other densities than the block's is no part of the finding and stands behind it.
+    """
+    said, short = [], []
     for part in blocks:
         claims = [matches(held, part, margin), behind(held, part, "dense"), behind(held, part, "riflex")]
         claims.append(fails(held, part))
         known = [claim.held for claim in claims if claim.held is not None]
         if known:
             words = {len(known): "reproduced", 0: "not reproduced"}.get(sum(known), "reproduced in part")
-            words += f": {sum(known)} of {len(known)} parts hold"
-            if len(known) < len(claims):
-                words += f", and {len(claims) - len(known)} cannot be judged"
+            open_ = f", {len(claims) - len(known)} cannot be judged" if len(known) < len(claims) else ""
+            words += f" ({sum(known)} of {len(known)} parts hold{open_})"
         else:
-            words = "not judged, for its rows have no numbers"
-        said.append(f"The finding of the paper's Table 2, at {part.place}, by vision reward: {words}.")
+            words = "not judged (its rows have no numbers)"
+        short.append(f"at {part.place} {words}")
         claims += [matches(held, part, margin, row) for row in tuned(part) if row.cell.method == "radial" and row.note]
         said += [f"At {part.place}: {claim.sentence}" for claim in claims]
-    return said
+    return [f"The finding of the paper's Table 2, by vision reward: {'; '.join(short)}.", *said]
 
 
 def why(source: Experiment, held: Numbers, blocks: list[Part]) -> list[str]:

@@ -461,7 +461,7 @@ def test_published_lines_belong_to_the_tuning(made):
 
 def test_the_finding_of_table_2_is_said_part_by_part(made):
     said = remarks(made[2])
-    assert said[0] == ("The finding of the paper's Table 2, at 4x, by vision reward: reproduced: 4 of 4 parts hold.")
+    assert said[0] == "The finding of the paper's Table 2, by vision reward: at 4x reproduced (4 of 4 parts hold)."
     assert said[1].startswith("At 4x: tuned radial matches tuned dense: tuned radial less tuned dense is +0.00")
     assert said[1].endswith("an interval within ±0.05.")
     assert said[2].startswith("At 4x: untuned dense falls behind both: untuned dense is behind tuned dense by 0.")
@@ -500,7 +500,8 @@ def test_a_second_seed_and_a_second_density(tmp_path, monkeypatch):
     assert first.groups[1].ours.entries["tuning_s"].text == "123.0"
     assert "tuning_s" not in second.groups[1].ours.entries
     said = remarks(two)
-    assert "The finding of the paper's Table 2, at 4x, seed 8, by vision reward: " in "".join(said)
+    assert said[0].startswith("The finding of the paper's Table 2, by vision reward: at 4x, seed 7 ")
+    assert "; at 4x, seed 8 " in said[0]
     assert any(line.startswith("At 4x, seed 7: tuned radial (density 0.3) matches tuned dense: ") for line in said)
     told = "(nothing tuned anew: each is drawn with its method's adapter of 4x, x4-tuned): dense, radial."
     assert any(line.startswith("At 4x, seed 8, LoRA") and line.endswith(told) for line in said)
@@ -618,7 +619,7 @@ def test_another_density_never_stands_for_the_block_s_own():
 def test_what_was_not_run_is_no_part_of_the_count():
     part, held = rows_of({("dense", "lora"): 0.8, ("radial", "lora"): 0.8})
     said = table2_testbed.verdicts(held, [part], 0.05)
-    assert said[0].endswith("reproduced: 1 of 1 parts hold, and 3 cannot be judged.")
+    assert said[0].endswith("at 4x reproduced (1 of 1 parts hold, 3 cannot be judged).")
     assert "SANA" in said[4] and "is not known" in said[4]
 
 
