@@ -53,13 +53,9 @@ def prepare(
     Raises:
         ValueError: a judge that does not exist, or settings that do not fit it.
     """
-    chosen = judge or (RELEASED if model else TESTBED)
-    if chosen not in JUDGES:
-        raise ValueError(f"metric vision_reward: judge {chosen!r} does not exist; allowed: {', '.join(JUDGES)}")
+    chosen = _chosen(judge, model, fps)
     context: dict[str, Any] = {"judge": chosen, "fps": fps, "footnotes": {"vision_reward": FOOTNOTES[chosen]}}
     if chosen == TESTBED:
-        if model:
-            raise ValueError("metric vision_reward: the judge testbed takes no model; use judge visionreward-video")
         from benchmark.reward import judge as testbed
 
         if not (testbed.WEIGHTS_FOLDER / testbed.WEIGHTS_FILE).is_file():
@@ -67,8 +63,6 @@ def prepare(
         return context | {"checklist": testbed.load()}
     if not model:
         return context | {"unsupported": "the judge visionreward-video needs its model: a folder or a hub id"}
-    if fps is not None and fps <= 0:
-        raise ValueError(f"metric vision_reward: fps={fps}; frames a second above 0 are needed")
     from benchmark.reward import checklist
 
     return context | {"checklist": checklist.load(model, trust_remote_code, download, device)}
@@ -88,12 +82,7 @@ def check(
     Raises:
         ValueError: naming the key, the value and what is allowed.
     """
-    chosen = judge or (RELEASED if model else TESTBED)
-    if chosen not in JUDGES:
-        raise ValueError(f"vision_reward.judge={chosen!r}: unknown: {nearest(chosen, list(JUDGES))}")
-    if chosen == TESTBED:
-        if model:
-            raise ValueError(f"vision_reward.model={model!r}: the judge {TESTBED} takes none; leave it out")
+    if _chosen(judge, model, fps) == TESTBED:
         return
     for key, value, needed in (("model", model, "a folder or hub id"), ("fps", fps, "the clips' frames a second")):
         if not value:
@@ -106,6 +95,22 @@ def check(
         find_parts(model, trust_remote_code)
     except ValueError as error:
         raise ValueError(f"vision_reward.model={model!r}: {error}") from None
+
+
+def _chosen(judge: str | None, model: str | None, fps: float | None) -> str:
+    """The judge that settings ask for.
+
+    Raises:
+        ValueError: it does not exist, or the settings do not fit it; naming the key, the value and what is allowed.
+    """
+    chosen = judge or (RELEASED if model else TESTBED)
+    if chosen not in JUDGES:
+        raise ValueError(f"vision_reward.judge={chosen!r}: unknown: {nearest(chosen, list(JUDGES))}")
+    if chosen == TESTBED and model:
+        raise ValueError(f"vision_reward.model={model!r}: the judge {TESTBED} takes none; leave it out")
+    if chosen == RELEASED and fps is not None and fps <= 0:
+        raise ValueError(f"vision_reward.fps={fps}: frames a second above 0 are needed")
+    return chosen
 
 
 def measure(reference: None, candidate: np.ndarray, *, prompt: str = "", **context: Any) -> Measurement:

@@ -296,16 +296,15 @@ def _fixed(canonical: str) -> dict[str, tuple[Any, Any]]:
         canonical: the cell as ``SpeedCell.canonical`` writes it.
     """
     from benchmark import models, registry
+    from benchmark.budget import solved_knobs
 
     cell = from_settings(json.loads(canonical))
     method = registry.get(cell.method, cell.knobs)
     own, defaults = method.knobs(), registry.get(cell.method).knobs()
-    solved = set()
+    solved: set[str] = set()
     if cell.budget is not None:
         layout = models.get(cell.model).layout(cell.frames, cell.height, cell.width)
-        settings = [one.knobs() for one in method.settings(layout, cell.block)]
-        solved = {name for one in settings for name, value in one.items() if value != own[name]}
-        solved |= {method.density_knob()} if not settings else set()
+        solved = solved_knobs(method, layout, cell.block)
     return {name: (own[name], defaults[name]) for name in own if name not in solved}
 
 

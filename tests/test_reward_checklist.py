@@ -185,9 +185,12 @@ def test_what_is_missing_is_named_in_one_line(folder, tmp_path) -> None:
 
 def test_settings_that_do_not_fit_are_refused() -> None:
     for settings, message in (
-        ({"judge": "oracle"}, "judge 'oracle' does not exist; allowed: testbed, visionreward-video"),
-        ({"judge": "testbed", "model": "x"}, "takes no model"),
-        ({"judge": "visionreward-video", "model": "x", "fps": -1}, "fps=-1"),
+        ({"judge": "oracle"}, "vision_reward.judge='oracle': unknown: .*testbed, visionreward-video"),
+        ({"judge": "testbed", "model": "x"}, "vision_reward.model='x': the judge testbed takes none"),
+        (
+            {"judge": "visionreward-video", "model": "x", "fps": -1},
+            "vision_reward.fps=-1: frames a second above 0 are needed",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(["vision_reward"], {"vision_reward": settings})
