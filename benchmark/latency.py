@@ -191,7 +191,11 @@ def run(args: argparse.Namespace) -> int:
     if args.audit:
         if not 0 < args.share <= 1:
             raise ValueError(f"--share={args.share}: a share above 0 and at most 1 is needed")
-        found = audit.audit(args.audit, args.device, args.share, args.seed)
+        try:
+            found = audit.audit(args.audit, args.device, args.share, args.seed, args.limit_s)
+        except OutOfTime as error:
+            logger.warning("audit: the time is up: %s; run it again to go on", error)
+            return UNFINISHED
         for name, ratio in found.items():
             print("not measured" if ratio is None else f"{ratio:.3f}", name, sep="  ")
         agrees = all(map(audit.agrees, found.values()))

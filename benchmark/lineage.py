@@ -22,6 +22,11 @@ def combined(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
+def place_of(path: str | Path) -> Place:
+    """The place of the cell of a record, from the record's path."""
+    return Path(path).parts[-5:-1]
+
+
 def check(records: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuses records that name another adapter, or other reference clips, than the records among them made.
 
@@ -44,11 +49,11 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
     for name, record in _of(records, "generate"):
         if record["cell"]["tuned"]:
             merged = record["cell"].get("merged")
-            made = _made(adapters, [_place_of(path) for path in merged] if merged else [_place(record)])
+            made = _made(adapters, [place_of(path) for path in merged] if merged else [_place(record)])
             _same(name, "adapter", _hash(record, "adapter"), made, "draw its clips anew")
     for name, record in _of(records, "tune"):
         start = record["cell"].get("start")
-        made = _made(adapters, [_place_of(start)] if start else [])
+        made = _made(adapters, [place_of(start)] if start else [])
         _same(name, "start", _hash(record, "start"), made, "tune it anew")
     for name, record in _of(records, "measure"):
         _same(name, "reference_clips", _hash(record, "reference_clips"), dense.get(_inputs(record)), "remeasure")
@@ -86,8 +91,3 @@ def _place(record: Mapping[str, Any]) -> Place:
     cell = record["cell"]
     last = cell.get("variant") or ("tuned" if cell["tuned"] else "untuned")
     return cell["model"], cell["length"], cell["method"], last
-
-
-def _place_of(path: str) -> Place:
-    """The place of a tuning whose record a cell names by its path."""
-    return Path(path).parts[-5:-1]

@@ -26,6 +26,7 @@ from benchmark import probed, registry
 from benchmark.cell import Cell
 from benchmark.cells import cells, reference_of
 from benchmark.config import ROOT, load, weights_files
+from benchmark.lineage import place_of
 from benchmark.packed import unpacked_names
 from benchmark.publish_records import OTHERS
 from benchmark.records import Damaged, describe_device, read_record, sha256_file, write_json
@@ -249,7 +250,7 @@ def _leave_tunings(every: list[Cell], held: dict[Path, Records], committed: Path
     left = [cell for cell in every if cell.path.as_posix() in found.left]
     for cell in left:  # grows
         begun = [cell.start] if cell.start and not (committed / "adapters" / cell.path).exists() else []
-        for needed in (Path(*Path(record).parts[-5:-1]) for record in (*cell.merged, *begun)):
+        for needed in (Path(*place_of(record)) for record in (*cell.merged, *begun)):
             details = held.get(needed, {}).get("tune", {"details": {}})["details"]
             if "files" in details and not Path(details["folder"]).exists():
                 del held[needed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -397,6 +398,33 @@ def test_what_disagrees_is_kept_where_another_kind_fails(tmp_path, monkeypatch):
     held = read_record(path.with_name("audit.json"))
     assert held["status"] == "error" and held["details"]["off"] == ["attention"]
     assert held["details"]["audited"].keys() == {"attention", "lora"}
+
+
+def test_an_audit_whose_time_is_up_goes_on(tmp_path, monkeypatch):
+    """Two cells: the first takes all the time; the next call measures the second alone."""
+    from benchmark.__main__ import main
+
+    folder = tmp_path / "records"
+    for method in ("dense", "radial"):
+        cell = replace(CELL, method=method)
+        record = make_record(
+            "attention", cell, "passed", {"call_s": 1.0}, details={"protocol": clock.PROTOCOL.get("attention", 1)}
+        )
+        write_json(folder / cell.path / "attention.json", record)
+    now, asked = [0.0], []
+
+    def again(held, device):
+        asked.append(held["cell"]["method"])
+        now[0] += 60
+        return 1.0
+
+    monkeypatch.setattr(audit, "remeasure", again)
+    monkeypatch.setattr(audit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    words = ["--quiet", "latency", "--audit", str(folder), "--share", "1", "--device", "cpu", "--limit-s", "100"]
+    assert main(words) == 75 and asked == ["dense"]
+    assert main(words) == 0 and asked == ["dense", "radial"]
+    assert main(words) == 0 and len(asked) == 2
+    assert main([*words, "--seed", "1"]) == 75 and asked[2:] == ["dense"]
 
 
 def test_an_audit_that_was_disturbed_is_made_again(tmp_path, monkeypatch):

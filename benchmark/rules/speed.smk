@@ -106,17 +106,20 @@ rule speed_audit:
         f"{LOGS}/audit/audit.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit.tsv"
+    retries: 10
     conda:
         ENVIRONMENT
     threads: 1
     resources:
         gpu=min(len(GPUS), 1),
         mem_mb=32000,
-        runtime=60,
+        runtime=20,
     params:
         records=RECORDS,
+        limit=CONFIG["speed"]["limit_s"],
     shell:
-        "python -m benchmark --one-gpu latency --audit {params.records} --summary {output} > {log} 2>&1"
+        "python -m benchmark --one-gpu latency --audit {params.records} --limit-s {params.limit} --summary {output} "
+        ">> {log} 2>&1"
 
 
 rule speed:

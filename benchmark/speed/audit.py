@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -99,22 +100,54 @@ def draw(folder: Path, share: float, seed: int) -> dict[Path, list[Path]]:
     return {cell: cells[cell] for cell in sorted(chosen)}
 
 
-def audit(folder: Path, device: str, share: float, seed: int) -> dict[str, float | None]:
+def audit(folder: Path, device: str, share: float, seed: int, limit_s: float | None = None) -> dict[str, float | None]:
     """Measures a share of the cells anew, and writes a record of kind ``audit`` beside each one's.
+
+    What was drawn with this seed and audited already stays, while the records that it is about do.
+
+    Args:
+        limit_s: begins no cell that would end later, were it to take as long as the longest so far.
 
     Returns:
         New over old, by record; None where it could not be measured again.
+
+    Raises:
+        OutOfTime: cells are left; the same call goes on with them.
     """
     chosen = draw(folder, share, seed)
     if not chosen:
         logger.warning("%s: nothing that was timed passed, so there is nothing to audit", folder)
     found: dict[str, float | None] = {}
+    begun, longest = time.monotonic(), 0.0
     for cell, paths in chosen.items():
-        found |= _audit(cell / f"{AUDIT}.json", paths, device)
+        target = cell / f"{AUDIT}.json"
+        known = _known(target, paths, seed)
+        if known is None:
+            started = time.monotonic()
+            if limit_s is not None and started - begun + longest > limit_s:
+                raise clock.OutOfTime(
+                    f"{cell}: a cell took {longest:.0f} s, {limit_s - started + begun:.0f} s are left"
+                )
+            known = _audit(target, paths, device, seed)
+            longest = max(longest, time.monotonic() - started)
+        else:
+            logger.info("%s: audited already with seed %d", target, seed)
+        found |= known
     return found
 
 
-def _audit(target: Path, paths: list[Path], device: str) -> dict[str, float | None]:
+def _known(target: Path, paths: list[Path], seed: int) -> dict[str, float | None] | None:
+    """The outcome of an audit that was made of these very records; None where it has to be made."""
+    if not target.exists():
+        return None
+    details, records = read_record(target)["details"], {path: read_record(path) for path in paths}
+    sealed = {held["kind"]: seal(held) for held in records.values()}
+    if "transient" in details or (details.get("seed"), details.get("audited")) != (seed, sealed):
+        return None
+    return {path.as_posix(): details["ratios"].get(held["kind"]) for path, held in records.items()}
+
+
+def _audit(target: Path, paths: list[Path], device: str, seed: int) -> dict[str, float | None]:
     """The audit of one cell: new over old, by record."""
     records = {path: read_record(path) for path in paths}
     ratios: dict[str, float] = {}
@@ -140,6 +173,7 @@ def _audit(target: Path, paths: list[Path], device: str) -> dict[str, float | No
         "audited": {held["kind"]: seal(held) for held in records.values()},
         "ratios": ratios,
         "off": off_kinds,
+        "seed": seed,
     }
     if "transient" in made["details"]:  # the next run makes the audit anew, and nothing else
         facts |= transient([target.parents[len(from_settings(first["cell"]).path.parts)].parent / SUMMARY])
