@@ -486,6 +486,19 @@ def test_the_dense_clip_of_a_prompt_comes_first(trained):
     assert (second["heading"], [clip["method"] for clip in second["clips"]]) == ("testbed-nano, 1x", ["dense"])
 
 
+def test_clips_come_in_the_order_of_variants(trained):
+    held = trained.config | {"variants": trained.config["variants"] | {"late": {"label": "style alone"}}}
+    testbed = replace(trained, config=held)
+    measured = {"/".join(cell.path): cell for cell in trained.experiment.cells()}
+    pa = "testbed-nano/1x/pa/b50"
+    late = {"testbed-nano/1x/pa/late": replace(measured[pa], variant="late")}
+    inside = {
+        f"{name}/000.mp4": {"prompt": "a red circle", "seed": 7} for name in (*late, "testbed-nano/1x/radial/b50")
+    }
+    found = quality._reels(testbed, late | measured, inside)
+    assert [reel["heading"][17:] for reel in found] == [" half of the pairs", " style alone"]
+
+
 def test_beside_tuned_clips_the_dense_one_is_called_untuned(trained):
     cells = {"/".join(cell.path): cell for cell in trained.experiment.cells()}
     tuned = "testbed-nano/1x/radial/b50"

@@ -256,15 +256,29 @@ def _take_clips(testbed: Testbed, cells: Mapping[str, CellRows], found: Gathered
 def _reels(
     testbed: Testbed, cells: Mapping[str, CellRows], inside: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Clips by model, length, prompt and variant, in the order of tables, with the dense clip of the prompt first.
+    """Clips by model, length, variant and prompt, with the dense clip of the prompt first.
 
-    Beside tuned clips the dense one is called untuned.
+    Variants come in the configuration's order, methods in that of tables. Beside tuned clips the dense one is called
+    untuned.
     """
     order = {place: number for number, place in enumerate(cells)}
+    scenes: dict[tuple[str, str], int] = {}
+    for cell in cells.values():
+        scenes.setdefault((cell.model, cell.length), len(scenes))
+    variants = {name: number for number, name in enumerate(testbed.config["variants"])}
+
+    def rank(name: str) -> tuple[int, int, int]:
+        place = Path(name).parent
+        cell = cells.get(place.as_posix())
+        last = len(order)
+        if cell is None:
+            return scenes.get(place.parts[:2], last), last, last
+        return scenes[cell.model, cell.length], variants.get(cell.variant, -1), order[place.as_posix()]
+
     reels: dict[tuple, list[dict[str, Any]]] = {}
     references: dict[tuple, dict[str, Any]] = {}
     tuned: set[tuple] = set()
-    for name in sorted(inside, key=lambda name: order.get(Path(name).parent.as_posix(), len(order))):
+    for name in sorted(inside, key=rank):
         place = Path(name).parent
         model, length, method, tuning = place.parts
         cell = cells.get(place.as_posix())
