@@ -472,17 +472,25 @@ def test_clips_of_the_testbed_are_inside_the_page(measured, small, trained, monk
     index.write_text(kept)
 
 
+def test_what_was_left_out_is_not_called_unmeasured(small, trained, tmp_path):
+    source, printed = Experiment(small, small / "records.parquet"), papers.Printed()
+    folder = trained.experiment.folder
+    aside = replace(trained, experiment=Experiment(folder, tmp_path / "none.parquet"))
+    assert quality.gather(aside, Path("config/testbed.yaml"), source, printed).uncollected
+    assert not quality.gather(trained, Path("config/testbed.yaml"), source, printed).uncollected
+    nothing = replace(trained, experiment=Experiment(tmp_path, tmp_path / "none.parquet"))
+    assert not quality.gather(nothing, Path("config/testbed.yaml"), source, printed).uncollected
+
+
 def test_the_dense_clip_of_a_prompt_comes_first(trained):
     told = {"prompt": "a red circle", "seed": 7}
     names = ["dense/untuned", "pa/b50", "svg/b50", "radial/b50", "new/b50"]
     cells = {"/".join(cell.path): cell for cell in trained.experiment.cells()}
     inside = {f"testbed-nano/1x/{name}/000.mp4": told for name in names[::-1]}
     inside["testbed-nano/1x/dense/untuned/001.mp4"] = told | {"seed": 8}
-    first, unknown, second = quality._reels(trained, cells, inside)
+    first, second = quality._reels(trained, cells, inside)
     assert (first["heading"], first["seed"]) == ("testbed-nano, 1x, half of the pairs", 7)
-    assert [clip["label"] for clip in first["clips"]] == ["Dense", "PA", "SVG", "Radial"]
-    assert unknown["heading"] == "testbed-nano, 1x, b50"
-    assert [clip["label"] for clip in unknown["clips"]] == ["Dense", "new"]
+    assert [clip["label"] for clip in first["clips"]] == ["Dense", "PA", "SVG", "Radial", "new"]
     assert (second["heading"], [clip["method"] for clip in second["clips"]]) == ("testbed-nano, 1x", ["dense"])
 
 

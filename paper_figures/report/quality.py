@@ -51,6 +51,7 @@ class Gathered:
         place: the folder of the experiment that the page is about.
         sections: the tables with any line, as the template shows them.
         absent: the titles of the others.
+        uncollected: whether they are absent because the records were left out, with ``committed: false``.
         reels: the clips that are inside, those of one prompt under one variant together, dense first: each reel with
             ``heading``, ``prompt``, ``seed`` and ``clips``, which have ``file``, ``method`` and ``label``.
         left_out: how many clips are not inside.
@@ -64,6 +65,7 @@ class Gathered:
     place: str
     sections: list[dict[str, Any]] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
+    uncollected: bool = False
     reels: list[dict[str, Any]] = field(default_factory=list)
     left_out: int = 0
     files: dict[str, held.Held] = field(default_factory=dict)
@@ -96,6 +98,7 @@ def gather(testbed: Testbed, config: Path, source: Experiment, printed: papers.P
     found = Gathered(", ".join(testbed.config["models"]), _words(testbed, config), source.folder.as_posix())
     there = testbed.experiment.table.exists()
     cells = {facts.identifier(cell): cell for cell in testbed.experiment.cells()} if there else {}
+    found.uncollected = not there and (testbed.experiment.folder / "records").is_dir()
     sources = _Sources(testbed, cells, source, printed)
     for name in TABLES:
         table = _table(name, testbed)
@@ -269,11 +272,8 @@ def _reels(
 
     def rank(name: str) -> tuple[int, int, int]:
         place = Path(name).parent
-        cell = cells.get(place.as_posix())
         last = len(order)
-        if cell is None:
-            return scenes.get(place.parts[:2], last), last, last
-        return scenes[cell.model, cell.length], variants.get(cell.variant, -1), order[place.as_posix()]
+        return scenes.get(place.parts[:2], last), variants.get(place.name, -1), order.get(place.as_posix(), last)
 
     reels: dict[tuple, list[dict[str, Any]]] = {}
     references: dict[tuple, dict[str, Any]] = {}
@@ -288,7 +288,7 @@ def _reels(
         if reference is not None and reference.path == cell.path:
             references[scene] = clip
         else:
-            key = (*scene, tuning if cell is None else testbed.label(cell.variant))
+            key = (*scene, testbed.label(tuning if cell is None else cell.variant))
             reels.setdefault(key, []).append(clip)
             if cell is not None and cell.tuning == "tuned":
                 tuned.add(key)
