@@ -505,6 +505,9 @@ def test_clips_come_in_the_order_of_variants(trained):
     }
     found = quality._reels(testbed, late | measured, inside)
     assert [reel["heading"][17:] for reel in found] == [" half of the pairs", " style alone"]
+    inside["testbed-nano/2x/pa/b50/000.mp4"] = {"prompt": "a red circle", "seed": 7}
+    alone = [reel["heading"] for reel in quality._reels(testbed, {}, inside)]  # without a table of records
+    assert [heading[14:] for heading in alone] == ["1x, half of the pairs", "1x, style alone", "2x, half of the pairs"]
 
 
 def test_beside_tuned_clips_the_dense_one_is_called_untuned(trained):

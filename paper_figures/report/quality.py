@@ -270,10 +270,10 @@ def _reels(
         scenes.setdefault((cell.model, cell.length), len(scenes))
     variants = {name: number for number, name in enumerate(testbed.config["variants"])}
 
-    def rank(name: str) -> tuple[int, int, int]:
+    def rank(name: str) -> tuple[Any, ...]:
         place = Path(name).parent
-        last = len(order)
-        return scenes.get(place.parts[:2], last), variants.get(place.name, -1), order.get(place.as_posix(), last)
+        scene, last = place.parts[:2], len(order)
+        return scenes.get(scene, last), scene, variants.get(place.name, -1), order.get(place.as_posix(), last)
 
     reels: dict[tuple, list[dict[str, Any]]] = {}
     references: dict[tuple, dict[str, Any]] = {}
