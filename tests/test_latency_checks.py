@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import config, latency
+from benchmark.models import fused
 from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
 from benchmark.speed import assemble, clock, committed, ends, parts, planning, training
 from benchmark.speed.cells import SpeedCell
@@ -180,6 +181,16 @@ def test_a_changed_method_is_measured_again(tmp_path, monkeypatch):
     assert clock.done(path, RADIAL, "cpu") is None and assemble._read(path, RADIAL) is None
     assert not clock.finished([(path, RADIAL)], "cpu")
     assert clock.done(outside, STAGE, "cpu") and clock.done(old, RADIAL, "cpu")
+
+
+def test_other_fused_blocks_are_measured_again(tmp_path, monkeypatch):
+    transformer = "WanTransformer3DModel"
+    said = {clock.FUSED: list(fused.PARTS[transformer])}
+    path = put(tmp_path, "outside", STAGE, {"outside_s": 1.0}, details=said)
+    first = put(tmp_path, "step", RADIAL, {"step_s": 1.0})  # the first records do not say which parts they took
+    assert clock.done(path, STAGE, "cpu")
+    monkeypatch.setattr(fused, "PARTS", fused.PARTS | {transformer: (*fused.PARTS[transformer], "down")})
+    assert clock.done(path, STAGE, "cpu") is None and clock.done(first, RADIAL, "cpu")
 
 
 def test_what_failed_is_tried_again_with_another_method_or_other_packages(tmp_path, monkeypatch):

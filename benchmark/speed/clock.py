@@ -25,7 +25,7 @@ from benchmark.records import (
     write_json,
 )
 from benchmark.speed.cells import SpeedCell
-from benchmark.speed.sources import method_hash
+from benchmark.speed.sources import fused_parts, method_hash
 from benchmark.watch import Watch, disturbance
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ PROTOCOL = MappingProxyType({"attention": 2, "lora": 2, "outside": 2})
 
 Calls of attention: 2 runs a pass's other work between them (``benchmark.speed.between``). Time outside attention: 2
 leaves out the copies of values that are handed on."""
+
+FUSED = "fused_parts"
+"""Where details say which parts of the fused blocks ran."""
 
 FIRST_RANK = 128
 """Rank of the adapter in records that do not say it: the committed ones are of config/h100.yaml, which says 128."""
@@ -294,13 +297,15 @@ def _tried(path: Path, cell: SpeedCell, device: str, mask: str | None = None) ->
 def about(held: Mapping[str, Any], cell: SpeedCell, mask: str | None = None) -> bool:
     """Whether a record is about just this cell, and its numbers, if it has any, were taken as they are now.
 
-    The method's file, and the mask where one is given, are compared where the record says which they were; the first
-    records did not say the file.
+    The method's file, the parts of the fused blocks, and the mask where one is given, are compared where the record
+    says which they were; the first records did not say the file, nor the parts.
     """
     have = held["cell"]
     if cell.rank is not None and "rank" not in have:
         have = {**have, "rank": held["details"].get("lora", {}).get("rank", FIRST_RANK)}
     if have != cell.settings() or outdated(held):
+        return False
+    if held["details"].get(FUSED) not in (None, fused_parts(cell.model)):
         return False
     said = held["provenance"]["hashes"]
     if cell.method and said.get("method") not in (None, method_hash(cell.method)):

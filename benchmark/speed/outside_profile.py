@@ -22,6 +22,7 @@ from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Measured, spread
 from benchmark.speed.network import FULL, Network, check_device, check_memory, forget, layout_of, spec_of
 from benchmark.speed.parts import copying
+from benchmark.speed.sources import fused_parts
 
 PROFILE = "profile"
 CLASSES = ("products", "cross_attention", "rows", "other")
@@ -85,6 +86,7 @@ def profile(cell: SpeedCell, timer: Clock, device: str) -> Measured:
         "kernels": [{"name": name, "seconds": time, "calls": calls} for name, (time, calls) in longest],
         "units": units,
         "passes": cell.passes,
+        clock.FUSED: fused_parts(cell.model),
     }
     return values, spread({"pass": whole, "large_product": product}) | details
 

@@ -40,6 +40,7 @@ from benchmark.speed.network import (
     router_of,
     spec_of,
 )
+from benchmark.speed.sources import fused_parts
 
 logger = logging.getLogger(__name__)
 
@@ -148,14 +149,16 @@ def outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     """Seconds of a step outside attention, unfused and fused, and how far their outputs are apart."""
     check_device(device)
     check_memory(cell, device)
+    said = {clock.FUSED: fused_parts(cell.model)}
     try:
-        return _outside_whole(cell, timer, device)
+        values, details = _outside_whole(cell, timer, device)
+        return values, details | said
     except torch.OutOfMemoryError as error:
         logger.warning("%s: the whole transformer does not fit (%s); timed by blocks", cell.stage, error)
         reason = " ".join(str(error).split())[:200]
     clock.free(device)
     values, details = _outside_by_blocks(cell, timer, device)
-    return values, details | {"by_blocks": reason}
+    return values, details | said | {"by_blocks": reason}
 
 
 def _outside_whole(cell: SpeedCell, timer: Clock, device: str) -> Measured:
@@ -255,6 +258,7 @@ def rounding(cell: SpeedCell, device: str) -> Measured:
     if not fuse.equal_within_rounding(found["fused"], found["own"], found["exact"]):
         reason = f"fused, it is {errors.found_error:.2e} from float32; plain, {errors.own_error:.2e}"
         details |= {"status": "incorrect", "reason": reason}
+    details[clock.FUSED] = fused_parts(cell.model)
     return {"fused_error": errors.found_error, "own_error": errors.own_error}, details
 
 

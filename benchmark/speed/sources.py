@@ -1,11 +1,16 @@
-"""The files that methods are defined in, by their hashes, so that a changed method is told from the one measured."""
+"""What a measurement depends on beside its cell, so that what changed since is told from what was measured.
+
+That is the file that a method is defined in, by its hash, and which parts of the fused blocks a transformer takes.
+"""
 
 from __future__ import annotations
 
 import functools
 
 from benchmark import registry
+from benchmark.models import fused
 from benchmark.records import sha256_file
+from benchmark.speed import settings
 
 
 @functools.cache
@@ -16,3 +21,8 @@ def method_hash(name: str) -> str:
     the job measured.
     """
     return sha256_file(registry.source_file(name))
+
+
+def fused_parts(model: str) -> list[str]:
+    """Parts of the fused blocks that a model's transformer takes (``fused.PARTS``)."""
+    return list(fused.PARTS[settings.resized(model, {}).transformer_class])

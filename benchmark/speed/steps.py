@@ -20,6 +20,7 @@ from benchmark.speed.network import (
     kernel_of,
     router_of,
 )
+from benchmark.speed.sources import fused_parts
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ def steps(cell: SpeedCell, about_s: float, held: list[Network], timer: Clock, de
     else:
         warmup = int(about_s < SHORT_S)
         found = timer.time(step, warmup=warmup, calls=expected.STEPS, least=expected.STEPS, what="a step")
-    return {"step_s": found.median}, spread({"step": found}) | {"kernel": name, "level": network.level, "step": number}
+    details = {"kernel": name, "level": network.level, clock.FUSED: fused_parts(cell.model), "step": number}
+    return {"step_s": found.median}, spread({"step": found}) | details
 
 
 def run(planned: Mapping[str, Any], records: Path, timer: Clock, device: str) -> None:
@@ -120,7 +122,11 @@ def whole_run(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     _drop(held)
     agreement = put_together / whole.median - 1
     values = {"generation_whole_s": whole.median, "generation_steps_s": put_together, "agreement": agreement}
-    details = spread({"whole": whole} | medians) | {"kernel": name, "units": {"agreement": ""}}
+    details = spread({"whole": whole} | medians) | {
+        "kernel": name,
+        clock.FUSED: fused_parts(cell.model),
+        "units": {"agreement": ""},
+    }
     if abs(agreement) > RUN_TOLERANCE:
         details["status"] = "incorrect"
         details["reason"] = (
