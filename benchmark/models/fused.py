@@ -39,7 +39,7 @@ rotation of q and k (``rotate``); the feed-forward's first and second product by
 PARTS = MappingProxyType(
     {
         "WanTransformer3DModel": ("gelu", "cross", "rows", "rotate"),
-        "HunyuanVideoTransformer3DModel": ("gelu",),
+        "HunyuanVideoTransformer3DModel": ("gelu", "rows", "rotate"),
         "MochiTransformer3DModel": ("gelu",),
     }
 )
