@@ -156,6 +156,10 @@ class Speed:
         """Whether the configuration has the tuning step of a cell timed."""
         return f"{cell.method}/{cell.setting}" in self._settings[cell.stage].training
 
+    def timed_whole(self, cell: SpeedCell) -> bool:
+        """Whether the configuration has whole steps of a cell timed."""
+        return f"{cell.method}/{cell.setting}" in self._settings[cell.stage].whole
+
     def cell(self, stage: str, method: str, *settings: str) -> SpeedCell | None:
         """The cell of a stage's method at the first of these settings that the stage has; None without any."""
         found = {(cell.method, cell.setting): cell for cell in self.stages.get(stage, ())}

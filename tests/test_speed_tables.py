@@ -7,11 +7,20 @@ import json
 from dataclasses import replace
 
 import pytest
-from timed import CONFIG, DEVICE, STATE, cells, filled, latency, put, speed_of
+from timed import CONFIG, DEVICE, STATE, WATCHED, cells, filled, latency, put, speed_of, stepped
 
 from benchmark.records import make_record, read_record, write_json
 from benchmark.speed.cells import SpeedCell
-from paper_figures import figure2, figure_speedup, table1_speed, table2_speed, table_kernels
+from paper_figures import (
+    figure2,
+    figure_speedup,
+    peak,
+    table1_speed,
+    table2_speed,
+    table_kernels,
+    table_outside,
+    table_rates,
+)
 from paper_figures.__main__ import main
 from paper_figures.speed import Speed, amdahl, fit_power, ratio, verdict
 from paper_figures.speed_entries import judged
@@ -117,6 +126,31 @@ def test_a_long_clip_is_compared_in_gpu_seconds(speed):
     row = next(row for row in rows if (row["shape"], row["method"]) == ("4x", "radial"))
     assert row["latency_s_published_arXiv-2506.19852"] == "781" and row["published_gpus"] == "8"
     assert float(row["latency_s"]) == 2800.0 and row["speedup_verdict_status"] == "reproduced"
+
+
+def test_rates_are_operations_over_whole_steps_beside_the_peak_at_the_clock(speed, monkeypatch):
+    stage = cells(speed, "hunyuanvideo/table1")["dense/paper"].of_stage()
+    profile = {"products_s": 2.0, "rows_s": 0.3, "cross_attention_s": 0.0, "other_s": 0.1, "idle_s": 0.0}
+    profile |= {"products_limit_s": 2.5, "products_tflops": 700.0, "large_product_tflops": 560.0}
+    details = {"gpu": {"during": WATCHED}, "passes": 2}
+    put(stepped(speed), "profile", stage, values=profile, details=details)
+    found = groups(table_rates.table(speed))
+    dense, radial = (found["table1", *key][0] for key in (("dense", "paper"), ("radial", "authors")))
+    # A dense step has 570 / 50 = 11.4 PFLOP; of 142.5 the 10 dense steps have 114, the other 40 the rest.
+    assert dense["tflops"].value == pytest.approx(11400 / 20) and dense["of_product"].text == "102"
+    assert radial["pflop"].value == pytest.approx((142.5 - 114) / 40)
+    put(speed, "step", cells(speed, "hunyuanvideo/4x")["dense/paper"], values={"step_s": 80.0})
+    assert groups(table_rates.table(speed))["4x", "dense", "paper"][0]["product_tflops"].text == "560"  # of table1's
+    assert (radial["clock_mhz"].text, radial["power_w"].text) == ("1400", "697")
+    assert "peak_tflops" not in radial  # of a GPU whose tensor cores nobody counted
+    put(speed, "outside", stage, values={"outside_s": 5.0, "outside_unfused_s": 8.0, "fused_error": 0.01})
+    assert "products_peak_s" not in table_outside.table(speed).blocks[0].groups[0].ours.entries
+    monkeypatch.setattr(peak, "OPERATIONS", {"Some GPU": 100 * 4096})
+    line = table_outside.table(speed).blocks[0].groups[0].ours.entries
+    # 2.5 s x 560 TFLOP/s a pass, over 100 SMs x 4096 operations x 1400 MHz.
+    assert line["products_peak_s"].value == pytest.approx(2 * 1400 / (100 * 4096 * 1.4e9 / 1e12))
+    radial = groups(table_rates.table(speed))["table1", "radial", "authors"][0]
+    assert radial["of_peak"].value == pytest.approx(100 * (1e3 * 28.5 / 40 / 8) / (4096 * 1.4e11 / 1e12))
 
 
 def test_no_number_without_passed(speed):

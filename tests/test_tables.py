@@ -334,7 +334,7 @@ def test_targets_are_the_files():
     ]
     figures += ["figure_scaling", "figure_speedup", "figure_style"]
     tables = [f"table{number}{kind}" for number in (1, 2) for kind in ("", "_speed", "_testbed")]
-    assert targets() == [*ablations, *figures, *tables, "table_error", "table_kernels", "table_outside"]
+    assert targets() == [*ablations, *figures, *tables, "table_error", "table_kernels", "table_outside", "table_rates"]
 
 
 def test_a_column_that_nobody_took_is_left_out_and_a_status_keeps_it():

@@ -21,6 +21,7 @@ speed:
       schedule: {steps: 50, dense_steps: 10, dense_layers: 0}
       methods: [dense, sta, radial, sana]
       density: 0.32
+      whole: [radial/authors]
       authors: {radial: {decay: 0.95, sink: false}}
     hunyuanvideo/2x:
       shape: [253, 720, 1280]
@@ -33,10 +34,12 @@ speed:
       schedule: {steps: 50, dense_steps: 2, dense_layers: 2}
       methods: [dense, radial]
       density: 0.117
+      whole: [radial/paper]
       training: [radial/paper]
 """
 DEVICE = {"type": "cuda", "name": "Some GPU", "driver": "1.2"}
 STATE = {"before": {"sm_clock_mhz": 1980.0}, "during": {"looks": 0}, "after": {"sm_clock_mhz": 1410.0}}
+WATCHED = {"looks": 9, "sm_clock_mhz": [1300.0, 1400.0, 1500.0], "power_w": [690.0, 697.0, 701.0]}
 OUTSIDE, ATTENTION = 4.0, 16.0
 
 
@@ -60,7 +63,13 @@ def put(speed: Speed, kind: str, cell: SpeedCell, status: str = "passed", values
 def latency(density: float, seconds: float, dense: float = 1000.0, **more: float) -> dict[str, float]:
     """Numbers of a latency record: a dense step of 4 s outside attention and 16 s in it."""
     values = {"generation_s": seconds, "generation_dense_s": dense, "speedup": dense / seconds, "density": density}
-    values |= {"pflop": 570.0 * density, "block_sparsity": 1 - density, "step_dense_s": 20.0, "step_sparse_s": 8.0}
+    values |= {
+        "pflop": 570.0 * density,
+        "pflop_dense": 570.0,
+        "block_sparsity": 1 - density,
+        "step_dense_s": 20.0,
+        "step_sparse_s": 8.0,
+    }
     values |= {"outside_s": OUTSIDE, "outside_unfused_s": 7.0, "step_dense_parts_s": OUTSIDE + ATTENTION}
     return (
         values | {"attention_call_dense_s": 0.25, "attention_call_s": 0.25 * density, "agreement_worst": 0.011} | more
@@ -94,4 +103,12 @@ def filled(speed: Speed) -> Speed:
         ):
             put(speed, "latency", long[key], values=latency(density, own, 4 * seconds))
             put(speed, "training", long[key], values=training(step), details={"flags": ["outside_scaled"]})
+    return speed
+
+
+def stepped(speed: Speed) -> Speed:
+    """The same with whole steps of dense and radial."""
+    one = cells(filled(speed), "hunyuanvideo/table1")
+    for key, seconds in (("dense/paper", 20.0), ("radial/authors", 8.0)):
+        put(speed, "step", one[key], values={"step_s": seconds}, details={"gpu": {"during": WATCHED}})
     return speed

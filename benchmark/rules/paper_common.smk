@@ -45,6 +45,7 @@ OF_SPEED = (
     "table2_speed",
     "table_kernels",
     "table_outside",
+    "table_rates",
     "figure2",
     "figure_speedup",
     "figure_scaling",

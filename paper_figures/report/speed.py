@@ -17,12 +17,13 @@ from paper_figures.report import held, papers
 from paper_figures.speed import KERNELS, LATENCY, PLAN, TRAINING, Speed
 from paper_figures.speed_entries import beside
 from paper_figures.table_outside import OUTSIDE
+from paper_figures.table_rates import STEP
 from paper_figures.tables import Column, Entry, Group, Table, footnotes
 
-TABLES = ("table1_speed", "table2_speed", "table_kernels", "table_outside")
+TABLES = ("table1_speed", "table2_speed", "table_kernels", "table_outside", "table_rates")
 PRINTED = {"table1_speed": "table1", "table2_speed": "table2"}
 """The published table that stands beside a table."""
-OTHERS = {"table_kernels": KERNELS, "table_outside": OUTSIDE}
+OTHERS = {"table_kernels": KERNELS, "table_outside": OUTSIDE, "table_rates": STEP}
 """The kind of record that the other tables are read from."""
 JUDGED = ("_verdict", "_ratio")
 """How columns end that say how near the column before them comes to the paper; the page shows them in its cells."""
