@@ -56,7 +56,7 @@ MEASURE = MappingProxyType(
 )
 
 EXAMPLE = """examples:
-  python -m benchmark latency --config config/h100.yaml --estimate
+  python -m benchmark latency --config config/h100.yaml --estimate --resume-from results/reference/h100/records
   python -m benchmark --one-gpu latency --config config/h100.yaml --stage hunyuanvideo/table1 \\
       --out results/h100/records --limit-s 500
   python -m benchmark --one-gpu latency --config config/h100.yaml --stage mochi-1/short --part run --out ...
@@ -113,16 +113,28 @@ def _only(planned: Mapping[str, Any], methods: set[str]) -> dict[str, Any]:
     return {**planned, **lists, "cells": kept, "run": planned["run"] if planned["run"] in kept else None}
 
 
-def estimate(stages: Mapping[str, Stage], records: Path | None) -> dict[str, dict[str, float]]:
+def estimate(
+    stages: Mapping[str, Stage], records: Path | None, resume_from: Path | None = None
+) -> dict[str, dict[str, float]]:
     """GPU seconds on an H100 that each part of each stage will take, roughly.
 
     Densities are those of the plans that are there, else the budgets.
+
+    Args:
+        stages: by name.
+        records: a run's own folder of records; of its plans alone is made use.
+        resume_from: records of other machines; with these, what is left once they are taken over, and what is in
+            ``records`` too. None for all.
     """
     found = {}
     for name, stage in stages.items():
-        path = None if records is None else records / name / planning.FILE
-        if path is not None and path.exists():
+        folders = [folder for folder in (records, resume_from) if folder is not None]
+        plans = (folder / name / planning.FILE for folder in folders)
+        path = next((path for path in plans if path.exists()), None)
+        left: dict[str, Any] = {}
+        if path is not None:
             planned = planning.read(path) | planning.lists(stage)
+            left = {"done": committed.measured_in(folders, planned)} if resume_from is not None else {}
         else:
             cells = {}
             for cell in stage.cells:
@@ -135,7 +147,7 @@ def estimate(stages: Mapping[str, Stage], records: Path | None) -> dict[str, dic
                 "training_whole": stage.training_whole,
                 "run": stage.run,
             }
-        found[name] = {part: expected.part_s(planned, part) for part in stage.measured}
+        found[name] = {part: expected.part_s(planned, part, **left) for part in stage.measured}
     return found
 
 
@@ -166,7 +178,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit-s", type=float, metavar="SECONDS", help="begin nothing new that would end later")
     parser.add_argument("--whole-run", action="store_true", help="the same as --part run")
-    parser.add_argument("--estimate", action="store_true", help="print the GPU seconds that each part will take")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="print the GPU seconds that each part will take; with --resume-from those that are left",
+    )
     parser.add_argument("--audit", type=Path, metavar="FOLDER", help="measure a share of the cells anew")
     parser.add_argument("--share", type=float, default=0.05, help="share that the audit takes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones the audit takes (default: %(default)s)")
@@ -213,7 +229,7 @@ def run(args: argparse.Namespace) -> int:
 
         stages = settings.stages(config.read(args.config), trial, args.stage) if trial else settings.load(args.config)
     if args.estimate:
-        _print_estimate(estimate(stages, args.out))
+        _print_estimate(estimate(stages, args.out, args.resume_from))
         return 0
     if args.stage is None and len(stages) != 1:
         raise ValueError(f"--stage is missing: one of {', '.join(stages)}")
@@ -274,6 +290,7 @@ def _print_estimate(found: Mapping[str, Mapping[str, float]]) -> None:
     columns = list(MEASURE)
     print(f"{'GPU seconds on one H100':<28}" + "".join(f"{part:>10}" for part in columns))
     for name, each in found.items():
-        print(f"{name:<28}" + "".join(f"{each[part]:>10.0f}" if part in each else f"{'':>10}" for part in columns))
+        shown = {part: f"{seconds:.0f}" if seconds else "done" for part, seconds in each.items()}
+        print(f"{name:<28}" + "".join(f"{shown.get(part, ''):>10}" for part in columns))
     total = sum(sum(each.values()) for each in found.values())
     print(f"{'together':<28}{total:>10.0f} s, {total / 3600:.1f} h")

@@ -10,7 +10,7 @@ import pytest
 from benchmark import config, latency
 from benchmark.models import fused
 from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
-from benchmark.speed import assemble, clock, committed, ends, parts, planning, training
+from benchmark.speed import assemble, clock, committed, ends, expected, parts, planning, training
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
 from benchmark.speed.settings import Stage, load
@@ -181,6 +181,24 @@ def test_a_changed_method_is_measured_again(tmp_path, monkeypatch):
     assert clock.done(path, RADIAL, "cpu") is None and assemble._read(path, RADIAL) is None
     assert not clock.finished([(path, RADIAL)], "cpu")
     assert clock.done(outside, STAGE, "cpu") and clock.done(old, RADIAL, "cpu")
+
+
+def test_an_estimate_leaves_out_what_is_measured(tmp_path):
+    planned = stage(tmp_path) | {"training": ["radial/paper"]}
+    whole = {part: expected.part_s(planned, part) for part in ("parts", "whole", "ends", "training", "run")}
+    assert min(whole.values()) > 0
+    done = committed.measured_in([tmp_path / "no such folder", tmp_path], planned)
+    left = {part: expected.part_s(planned, part, done) for part in whole}
+    assert left == whole | {"parts": 0.0, "whole": 0.0}
+    (tmp_path / RADIAL.path / "attention.json").unlink()
+    put(tmp_path, "step", RADIAL, reason="far off")  # did not pass
+    put(tmp_path, "lora_outside", training.with_rank(STAGE, planned), {"outside_s": 1.0})
+    left = {part: expected.part_s(planned, part, done) for part in whole}
+    assert 0 < left["parts"] < whole["parts"] and 0 < left["whole"] < whole["whole"]
+    assert 0 < left["training"] < whole["training"]
+    other = planned | {"rank": 64}  # of the adapter, which the time outside a tuning step's attention depends on
+    done = committed.measured_in([tmp_path], other)
+    assert expected.part_s(other, "training", done) == whole["training"]
 
 
 def test_other_fused_blocks_are_measured_again(tmp_path, monkeypatch):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmark.records import read_record
 from benchmark.reference import REFERENCE, copy_file
-from benchmark.speed import assemble, clock, planning
+from benchmark.speed import assemble, clock, planning, training
+from benchmark.speed.cells import SpeedCell
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,26 @@ def take_over(stage: str, asked: str, records: Path, committed: Path, gpu: str |
     if taken:
         logger.info("%s: %d files are those of %s", stage, len(taken), committed)
     return taken
+
+
+def measured_in(folders: Iterable[Path], planned: Mapping[str, Any]) -> Callable[[str, SpeedCell], bool]:
+    """Tells whether one of some folders of records has a kind of record of a cell that passed and is about just that.
+
+    On which model of GPU it was measured is not asked.
+
+    Args:
+        folders: such as ``results/h100/records``; nothing need be there.
+        planned: the stage's plan.
+    """
+    folders = list(folders)
+
+    def done(kind: str, cell: SpeedCell) -> bool:
+        cell = training.with_rank(cell, planned) if kind in (training.OUTSIDE, training.STEP) else cell
+        paths = (folder / cell.path / f"{kind}.json" for folder in folders)
+        held = (read_record(path) for path in paths if path.exists())
+        return any(found["status"] == "passed" and clock.about(found, cell) for found in held)
+
+    return done
 
 
 def _passed(path: Path, gpu: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -85,32 +85,47 @@ def decoder_s(cell: SpeedCell) -> float:
     return DECODER_S * cell.frames * cell.height * cell.width / 1e6
 
 
-def part_s(planned: Mapping[str, Any], part: str) -> float:
-    """GPU seconds of one part of a stage, start included."""
+def part_s(
+    planned: Mapping[str, Any], part: str, done: Callable[[str, SpeedCell], bool] = lambda kind, cell: False
+) -> float:
+    """GPU seconds of one part of a stage, start included; 0 where nothing of it is left.
+
+    Args:
+        done: whether a kind of record of a cell, or of the stage, is there already.
+    """
     cells = {key: (from_settings(found["cell"]), found) for key, found in planned["cells"].items()}
     any_cell = next(iter(cells.values()))[0]
-    total = START_S[part]
+    stage = any_cell.of_stage()
+    left: list[float] = []
     if part == "parts":
-        total = outside_part_s(any_cell) + START_S["parts"] / 2
+        calls = []
         for cell, found in cells.values():
             one = calls_s(layer_s(cell, min(found["density"], 1.0)), share_s(cell))
-            total += max(len(cell.mixture), 1) * one
-    elif part == "profile":
-        total = profile_s(any_cell)
-    elif part == "whole":
+            calls += [max(len(cell.mixture), 1) * one] * (not done("attention", cell))
+        outside = [] if done("outside", stage) else [outside_part_s(any_cell)]
+        return sum(outside) + (START_S["parts"] / 2 + sum(calls) if calls else 0.0)
+    if part == "profile":
+        return 0.0 if done("profile", stage) else profile_s(any_cell)
+    if part == "whole":
         for key in planned["whole"]:
             cell, found = cells[key]
-            total += whole_part_s(cell, min(found["density"], 1.0)) - START_S["whole"]
+            needed = whole_part_s(cell, min(found["density"], 1.0)) - START_S["whole"]
+            left += [needed] * (not done("step", cell))
     elif part == "ends":
-        total += decoder_s(any_cell)
+        left += [] if done("vae_decoder", stage) else [decoder_s(any_cell)]
+        left += [] if done("text_encoder", stage) else [0.0]
     elif part == "training":
         for key in planned["training"]:
             cell, found = cells[key]
-            total += tuning_calls_s(cell, min(found["density"], 1.0))
-            if planned["training_whole"]:
-                total += 30 + 6 * TUNING * step_s(cell, min(found["density"], 1.0)) / cell.passes
-        total += 6 * TUNING_OUTSIDE * outside_s(any_cell, "unfused") / 10
+            density = min(found["density"], 1.0)
+            left += [] if done("lora", cell) else [tuning_calls_s(cell, density)]
+            if planned["training_whole"] and not done("lora_step", cell):
+                left.append(30 + 6 * TUNING * step_s(cell, density) / cell.passes)
+        if not done("lora_outside", stage):
+            left.append(6 * TUNING_OUTSIDE * outside_s(any_cell, "unfused") / 10)
     elif part == "run" and planned["run"]:
         cell, found = cells[planned["run"]]
-        total += cell.dense_steps * step_s(cell) + (cell.steps - cell.dense_steps) * step_s(cell, found["density"])
-    return total
+        if not done("whole_run", cell):
+            sparse = (cell.steps - cell.dense_steps) * step_s(cell, found["density"])
+            left.append(cell.dense_steps * step_s(cell) + sparse)
+    return START_S[part] + sum(left) if left else 0.0
