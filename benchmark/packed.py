@@ -1,4 +1,4 @@
-"""Packed records: those of many clips are committed compressed by gzip, in a fifth of the room.
+"""Packed records: those that are committed are compressed by gzip, in a third of the room or less.
 
 ``zcat measure.json.gz`` shows one. Whatever reads a record finds it by the name that it has unpacked.
 """
@@ -15,11 +15,28 @@ PACKED = ".gz"
 
 
 def pack(path: Path, copy: Path) -> Path:
-    """Copies a record, packed: the same record gives the same bytes. Returns where it is, ``copy`` with ``PACKED``."""
+    """Copies a record, packed: the same record gives the same bytes. Returns where it is, ``copy`` with ``PACKED``.
+
+    A file that lies at ``copy`` itself would be read in its stead, and goes.
+    """
     packed = copy.with_name(copy.name + PACKED)
     packed.parent.mkdir(parents=True, exist_ok=True)
     packed.write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
+    copy.unlink(missing_ok=True)
     return packed
+
+
+def unpack(path: Path, copy: Path) -> Path:
+    """Copies a record, packed or not, as the file that it was before it was packed. Returns the copy.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: the packed file is damaged.
+    """
+    text = record_text(path)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(text, encoding="utf-8", newline="")
+    return copy
 
 
 def unpacked_names(paths: Iterable[Path]) -> list[Path]:

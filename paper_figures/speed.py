@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmark.packed import file_of, unpacked_names
 from benchmark.records import read_record
 from benchmark.speed.cells import SpeedCell, from_settings
 
@@ -174,7 +175,7 @@ class Speed:
             ValueError: the record is damaged.
         """
         path = self.folder / "records" / cell.path / f"{kind}.json"
-        if not path.is_file():
+        if not file_of(path).is_file():
             return None
         record = self._read(path)
         if difference(record, cell) is not None:
@@ -199,7 +200,7 @@ class Speed:
     def other(self, cell: SpeedCell, kind: str) -> str | None:
         """Why a record that lies in a cell's place does not count; None where there is none or it counts."""
         path = self.folder / "records" / cell.path / f"{kind}.json"
-        return difference(self._read(path), cell) if path.is_file() else None
+        return difference(self._read(path), cell) if file_of(path).is_file() else None
 
     def passed(self, cell: SpeedCell | None, kind: str) -> dict[str, float]:
         """The numbers of a cell's record; empty where it has none."""
@@ -224,11 +225,13 @@ class Speed:
     def _audit(self, cell: SpeedCell) -> dict[str, Any] | None:
         folder = self.folder / "records" / cell.path
         path = folder / f"{AUDIT}.json"
-        found = self._read(path) if path.is_file() else None
+        found = self._read(path) if file_of(path).is_file() else None
         if found is None or difference(found, cell) is not None:
             return None
         of = {folder / f"{kind}.json": sealed for kind, sealed in found["details"].get("audited", {}).items()}
-        if of and all(each.is_file() and self._read(each).get("seal") == sealed for each, sealed in of.items()):
+        if of and all(
+            file_of(each).is_file() and self._read(each).get("seal") == sealed for each, sealed in of.items()
+        ):
             return found
         logger.warning("%s: of other records than those that lie beside it; not shown", path)
         return None
@@ -236,7 +239,7 @@ class Speed:
     def measured(self, cells: Iterable[SpeedCell]) -> Iterator[dict[str, Any]]:
         """What was measured for cells, and for their stages: the records but those put together from others."""
         for folder in dict.fromkeys(path for cell in cells for path in (cell.of_stage().path, cell.path)):
-            for path in sorted((self.folder / "records" / folder).glob("*.json")):
+            for path in unpacked_names((self.folder / "records" / folder).glob("[!.]*.json*")):
                 if path.stem in (LATENCY, TRAINING, PLAN):
                     continue
                 record = self._read(path)

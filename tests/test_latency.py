@@ -347,9 +347,14 @@ def test_what_a_run_measured_is_published_with_its_kernels(tmp_path):
     write_json(kernels, make_record("kernels", CELL, "unsupported", reason="none", device={"type": "cuda"}))
     copies = committed.publish(records, tmp_path / "public")
     assert [copy.relative_to(tmp_path / "public" / "tiny").as_posix() for copy in copies] == [
-        f"records/{CELL.path}/attention.json",
+        f"records/{CELL.path}/attention.json.gz",
         "kernels/wan2.1-14b-tiny.json",
     ]
+    public, taken = tmp_path / "public" / "tiny" / "records", tmp_path / "taken"
+    assert committed.measured_in([public], {"rank": 2})("attention", CELL)
+    gpu = read_record(path)["provenance"]["device"]["name"]
+    copy = taken / CELL.path / "attention.json"
+    assert committed.take_over(CELL.stage, "", taken, public, gpu) == [copy] and copy.read_bytes() == own.read_bytes()
     kernels.write_text(kernels.read_text().replace('"none"', '"other"'))
     with pytest.raises(ValueError, match="changed since it was written"):
         committed.publish(records, tmp_path / "public")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmark import timing
+from benchmark.packed import file_of
 from benchmark.records import (
     code_hash,
     describe_device,
@@ -276,7 +277,7 @@ def finished(wanted: Iterable[tuple[Path, SpeedCell] | tuple[Path, SpeedCell, st
 
 def _tried(path: Path, cell: SpeedCell, device: str, mask: str | None = None) -> dict[str, Any] | None:
     """What ``done`` gives, or a record that would be that if nothing had disturbed it."""
-    if not path.exists():
+    if not file_of(path).exists():
         return None
     try:
         held = read_record(path)

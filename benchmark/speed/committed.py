@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark.packed import file_of, pack, unpack, unpacked_names
 from benchmark.records import read_record
 from benchmark.reference import REFERENCE, copy_file
 from benchmark.speed import assemble, clock, planning, training
@@ -25,7 +26,7 @@ NOT_TAKEN = (assemble.LATENCY, assemble.TRAINING, "audit")
 
 
 def publish(folder: Path, reference: Path = REFERENCE) -> list[Path]:
-    """Copies what a run measured, to be committed: its records, plans, and the kernels' records beside them.
+    """Copies what a run measured, to be committed: its records, packed, plans, and the kernels' records beside them.
 
     Args:
         folder: ``results/<experiment>/records``; the kernels' are in ``results/<experiment>/kernels``.
@@ -57,7 +58,8 @@ def publish(folder: Path, reference: Path = REFERENCE) -> list[Path]:
     if len(experiments) != 1:
         raise ValueError(f"{folder}: records of {len(experiments)} experiments; of one is needed")
     target = reference / experiments.pop()
-    return [copy_file(path, target / path.relative_to(folder.parent)) for path in (*paths, *plans, *kernels)]
+    packed = [pack(path, target / path.relative_to(folder.parent)) for path in paths]
+    return packed + [copy_file(path, target / path.relative_to(folder.parent)) for path in (*plans, *kernels)]
 
 
 def take_over(stage: str, asked: str, records: Path, committed: Path, gpu: str | None) -> list[Path]:
@@ -85,7 +87,7 @@ def take_over(stage: str, asked: str, records: Path, committed: Path, gpu: str |
         if held["provenance"]["device"].get("name") != gpu:
             logger.warning("%s: measured on %s, not taken", path, held["provenance"]["device"].get("name"))
         elif not _passed(own, gpu):
-            taken.append(copy_file(path, own))
+            taken.append(unpack(path, own))
     if taken:
         logger.info("%s: %d files are those of %s", stage, len(taken), committed)
     return taken
@@ -105,7 +107,7 @@ def measured_in(folders: Iterable[Path], planned: Mapping[str, Any]) -> Callable
     def done(kind: str, cell: SpeedCell) -> bool:
         cell = training.with_rank(cell, planned) if kind in (training.OUTSIDE, training.STEP) else cell
         paths = (folder / cell.path / f"{kind}.json" for folder in folders)
-        held = (read_record(path) for path in paths if path.exists())
+        held = (read_record(path) for path in paths if file_of(path).exists())
         return any(found["status"] == "passed" and clock.about(found, cell) for found in held)
 
     return done
@@ -122,7 +124,7 @@ def _passed(path: Path, gpu: str) -> bool:
 
 def _measured(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The measurements of a stage that passed."""
-    for path in sorted(folder.rglob("*.json")):
+    for path in unpacked_names(folder.rglob("[!.]*.json*")):
         if path.name == planning.FILE or path.stem in NOT_TAKEN:
             continue
         held = read_record(path)

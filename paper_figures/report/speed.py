@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.packed import file_of, record_text, unpacked_names
 from benchmark.speed.cells import SpeedCell
 from paper_figures import published
 from paper_figures.entries import paper_name
@@ -143,7 +144,7 @@ def _tell(
         records = []
         for kind, path in files:
             where = held.relative(path, source.folder)
-            found.texts.setdefault(where, path.read_text(encoding="utf-8"))
+            found.texts.setdefault(where, record_text(path))
             records.append({"kind": kind, "file": where})
         settings = {key: value for key, value in facts.items() if isinstance(value, (str, int, float)) and value != ""}
         known = {
@@ -152,7 +153,7 @@ def _tell(
             "settings": {key: settings[key] for key in settings if key not in ("quartiles", "samples")},
             "rows": [], "records": records, "command": _wanted(speed, cell),
         }  # fmt: skip
-        known["rows"] = [row for kind, path in files for row in _record_rows(kind, json.loads(path.read_text()))]
+        known["rows"] = [row for kind, path in files for row in _record_rows(kind, json.loads(record_text(path)))]
         found.cells[name] = known
     rows = []
     for column in table.columns:
@@ -201,15 +202,15 @@ def _files(speed: Speed, cell: SpeedCell) -> list[tuple[str, Path]]:
     folder = speed.folder / "records"
     paths = [folder / cell.path / f"{kind}.json" for kind in (LATENCY, TRAINING)]
     for place in (cell.path, cell.of_stage().path):
-        paths += sorted(path for path in (folder / place).glob("*.json") if path.stem != PLAN)
-    return [(path.stem, path) for path in dict.fromkeys(paths) if path.is_file()]
+        paths += [path for path in unpacked_names((folder / place).glob("[!.]*.json*")) if path.stem != PLAN]
+    return [(path.stem, path) for path in dict.fromkeys(paths) if file_of(path).is_file()]
 
 
 def _kernel_files(speed: Speed, facts: Mapping[str, Any]) -> list[tuple[str, Path]]:
     """The records of ``kernels_bench`` that are about a line's shape."""
     found = []
     for path in sorted((speed.folder / KERNELS).glob("*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))["cell"]
+        cell = json.loads(record_text(path))["cell"]
         if all(cell[key] == facts.get(key) for key in ("model", "frames", "height", "width")):
             found.append((KERNELS, path))
     return found
