@@ -28,6 +28,19 @@ REPEATABLE = MappingProxyType({"deterministic": True})
 one in the next process, and clips would not be the same, byte for byte."""
 
 
+def gradient_options() -> dict[str, Any]:
+    """The compiler's options under which gradients are right, for every compiled backward pass of this project.
+
+    PyTorch 2.10 to 2.13 fuse a norm's backward pass with the sums over tokens that are its scale's and shift's
+    gradients ("mix order reduction"). Where these are slices of one parameter, as in Wan's modulated norms, and there
+    are many tokens, parts of that parameter's gradient are then never written, silently, or have another shape, an
+    error (pytorch/pytorch issues 193061 and 178080). Versions without that fusion need no option.
+    """
+    from torch._inductor import config
+
+    return {"triton.mix_order_reduction": False} if hasattr(config.triton, "mix_order_reduction") else {}
+
+
 def fuse(
     transformer: nn.Module,
     router: AttentionRouter,
@@ -78,8 +91,9 @@ def fuse(
             processor.place = link.place(processor.layer)
     blocks = _fused_blocks(transformer, parts) if level == "full" else _blocks(transformer)
     link.halved = level == "full"
+    asked = (gradient_options() if training and backend == "inductor" else {}) | dict(options or {})
     for block in blocks:
-        block.compile(fullgraph=not training, dynamic=False, backend=backend, options=dict(options or {}) or None)
+        block.compile(fullgraph=not training, dynamic=False, backend=backend, options=asked or None)
 
 
 def reroute(transformer: nn.Module, router: AttentionRouter) -> None:

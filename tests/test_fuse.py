@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import BLOCK, NAMES, TEXT, forward, inputs, installed, random_model, relative, sparse, tiny
 
-from benchmark import fuse, registry
+from benchmark import fuse, models, registry
 from benchmark.attention import PassThroughRouter, Schedule
 from benchmark.models import fused, rows
 
@@ -177,6 +177,25 @@ def test_gradients_through_a_sparse_method_are_those_of_eager_code(level: str) -
     for own, found in zip(*gradients, strict=True):
         assert own.abs().max() > 0
         assert relative(found, own) < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the fault is of code compiled for a GPU")
+@pytest.mark.parametrize(("frames", "batch"), [(64, 2), (128, 1)])
+def test_compiled_gradients_of_every_weight_are_those_of_eager_code_over_many_tokens(frames: int, batch: int) -> None:
+    spec = models.get("testbed-base")
+    layout = spec.layout(frames, 64, 64)
+    values = models.example_inputs(spec, layout, device="cuda", dtype=torch.bfloat16, seed=5, batch=batch)
+    gradients = []
+    for compiled in (False, True):
+        transformer = random_model(spec, torch.bfloat16).cuda()
+        router = installed(spec, transformer, registry.get("dense"), layout)
+        if compiled:
+            fuse.fuse(transformer, router, "compile", training=True, options=fuse.REPEATABLE)
+        transformer.train()(**values, return_dict=False)[0].float().square().mean().backward()
+        gradients.append({name: value.grad for name, value in transformer.named_parameters()})
+    own, found = gradients
+    worst = {name: relative(found[name], own[name]) for name in own if name.startswith("blocks")}
+    assert {name: error for name, error in worst.items() if not error < 0.05} == {}
 
 
 def test_joined_weights_are_stored_once() -> None:

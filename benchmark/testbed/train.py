@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmark.fuse import gradient_options
 from benchmark.models.spec import ModelSpec, build
 from benchmark.records import describe_device, provenance, sha256_file, write_json
 from benchmark.testbed import shards
@@ -254,7 +255,7 @@ def _prepare_attention(model: torch.nn.Module, settings: TrainingSettings, devic
         for block in model.blocks:
             block.attn1.set_attention_backend(backend)
     if settings.regional:
-        model.compile_repeated_blocks(fullgraph=True, dynamic=False)
+        model.compile_repeated_blocks(fullgraph=True, dynamic=False, options=gradient_options() or None)
 
 
 def _batch(spec: ModelSpec, phase: Phase, scenes: np.random.Generator, device: str):
@@ -320,7 +321,8 @@ def _step(model, optimizers, averaged, settings, clean, prompts, device) -> Call
 
     It returns the loss as a tensor that the next call overwrites.
     """
-    forward = torch.compile(model, dynamic=False) if device == "cuda" and not settings.regional else model
+    whole = device == "cuda" and not settings.regional
+    forward = torch.compile(model, dynamic=False, options=gradient_options() or None) if whole else model
     parameters = list(model.parameters())
     loss = torch.zeros((), device=device)
 
