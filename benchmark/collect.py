@@ -136,8 +136,9 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
         ValueError: none at all; two of one cell and kind; a ``generate`` without ``measure`` or the reverse; two GPU
             models, or CPU and GPU for the same kind; within one model, length and seed another noise, prompts, shape
             or number of steps; within one model, length and variant another schedule or seed; within one model other
-            weights, untuned; a ``measure`` of clips that have been replaced since; a metric for which dense clips do
-            not equal themselves; another adapter or other reference clips than were made (``lineage``).
+            weights, untuned; a metric by other weights, such as another judge's; a ``measure`` of clips that have been
+            replaced since; a metric for which dense clips do not equal themselves; another adapter or other reference
+            clips than were made (``lineage``).
     """
     if not records:
         raise ValueError("records: none are given; at least one is needed")
@@ -151,6 +152,8 @@ def check(records: Mapping[str, Mapping[str, Any]]) -> None:
         ("shape", _settings(*SHAPE), _seed_key),
     ):
         _check_same(records, what, read, group)
+    for stated in sorted({key for record in records.values() for key in _by_metrics(record)}):
+        _check_same(records, stated, _stated(stated), lambda record: ())
     _check_clips(records)
     _check_dense(records)
     lineage.check(records)
@@ -235,6 +238,16 @@ def _check_dense(records: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _hash(name: str) -> Callable[[Mapping[str, Any]], str | None]:
     return lambda record: record["provenance"]["hashes"].get(name) or None
+
+
+def _by_metrics(record: Mapping[str, Any]) -> Mapping[str, str]:
+    """What a measurement's metrics say that their numbers hang on, such as the hash of a judge's weights."""
+    measured = record["kind"] == "measure" and record["status"] == "passed"
+    return record["details"].get("provenance", {}) if measured else {}
+
+
+def _stated(name: str) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda record: _by_metrics(record).get(name) or None
 
 
 def _settings(*names: str) -> Callable[[Mapping[str, Any]], str | None]:

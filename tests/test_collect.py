@@ -196,6 +196,15 @@ def test_other_weights_are_refused(records):
     refused(records, "weights feed")
 
 
+def test_another_judge_is_refused(records):
+    measured = [path for path in records if path.name == "measure.json"]
+    for path in measured[1:]:
+        change(path, details={"provenance": {"vision_reward_weights": "beef"}})
+    collect(synthetic.EXPERIMENT, records)  # one that says nothing of it, as of a metric that was not asked for
+    change(measured[0], details={"provenance": {"vision_reward_weights": "feed"}})
+    assert str(measured[1]) in refused(records, "vision_reward_weights beef differs")
+
+
 @pytest.mark.parametrize("name", ["steps", "dense_steps", "dense_layers", "seed", "clips", "frames"])
 def test_another_schedule_is_refused(records, name):
     change(records[2], cell={name: 1})

@@ -194,8 +194,9 @@ def test_compiled_gradients_of_every_weight_are_those_of_eager_code_over_many_to
         transformer.train()(**values, return_dict=False)[0].float().square().mean().backward()
         gradients.append({name: value.grad for name, value in transformer.named_parameters()})
     own, found = gradients
-    worst = {name: relative(found[name], own[name]) for name in own if name.startswith("blocks")}
-    assert {name: error for name, error in worst.items() if not error < 0.05} == {}
+    # A bias of all keys shifts each row of scores, which a softmax does not see: its gradient is rounding alone.
+    compared = [name for name in own if name.startswith("blocks") and not name.endswith("to_k.bias")]
+    assert {name: error for name in compared if not (error := relative(found[name], own[name])) < 0.05} == {}
 
 
 def test_joined_weights_are_stored_once() -> None:
