@@ -57,7 +57,7 @@ def publish(
         ValueError: there is nothing to publish, a record is not as it was written, the records may not stand in one
             table, a pattern fits no clip, a clip is not the one recorded, or the clips are too large.
     """
-    from benchmark import collect
+    from benchmark import comparable
 
     folder, target = Path(results) / experiment, reference / experiment
     cells: dict[Path, dict[str, Any]] = {}
@@ -72,7 +72,7 @@ def publish(
     there = record_files(experiment, reference) if (target / "records").exists() else []
     replaced = {target / place.relative_to(folder) for place in whole}
     kept = [path for path in there if path.parent not in replaced]
-    collect.check({path.as_posix(): record for path, record in own.items()} | {str(p): read_record(p) for p in kept})
+    comparable.check({path.as_posix(): record for path, record in own.items()} | {str(p): read_record(p) for p in kept})
     shown = _compressed(folder, whole, clips)
     for path in there:
         if path.parent in replaced:
