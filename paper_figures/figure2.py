@@ -99,9 +99,9 @@ def latency_panel(axes: Axes, source: Experiment, speed: Speed | None) -> None:
     """Denoising of a whole clip, with the ratios that the paper's figure states."""
     axes.set_title("Latency")
     stated = {row.frames: row.text("latency_ratio") for row in published.rows("figure2")}
-    _beside(
-        axes, measured(speed, LATENCY, "generation_s"), printed(table2_speed.gpu_seconds), stated, "GPU-seconds a clip"
-    )
+    gains = measured(speed, LATENCY, "speedup")[RADIAL]
+    paper = printed(table2_speed.gpu_seconds)
+    _beside(axes, measured(speed, LATENCY, "generation_s"), paper, stated, gains, "GPU-seconds a clip")
 
 
 def training_panel(axes: Axes, source: Experiment, speed: Speed | None) -> None:
@@ -109,14 +109,17 @@ def training_panel(axes: Axes, source: Experiment, speed: Speed | None) -> None:
     axes.set_title("Tuning")
     stated = {row.frames: row.text("tuning_ratio") for row in published.rows("figure2")}
     paper = printed(table2_speed.step_seconds)
-    _beside(axes, measured(speed, TRAINING, "step_s"), paper, stated, "GPU-seconds a LoRA step")
+    gains = measured(speed, TRAINING, "speedup")[RADIAL]
+    _beside(axes, measured(speed, TRAINING, "step_s"), paper, stated, gains, "GPU-seconds a LoRA step")
 
 
 PANELS = (attention_panel, latency_panel, training_panel)
 
 
-def _beside(axes: Axes, own: Points, paper: Points, stated: Mapping[int, str], unit: str) -> None:
-    """Measured curves with markers, published points hollow and dashed."""
+def _beside(
+    axes: Axes, own: Points, paper: Points, stated: Mapping[int, str], gains: Mapping[int, float], unit: str
+) -> None:
+    """Measured curves with markers and ratios, published points hollow and dashed."""
     _lines(axes, own)
     for method, curve in paper.items():
         colour, marker = look(method)
@@ -134,7 +137,7 @@ def _beside(axes: Axes, own: Points, paper: Points, stated: Mapping[int, str], u
     _frame(axes, unit, own, paper)
     if not any(own.values()):
         absent_at(axes, 0.72, 0.05)
-    _ratios(axes, own, stated, paper)
+    _ratios(axes, own, stated, paper, gains)
 
 
 def _lines(axes: Axes, points: Points) -> None:
@@ -149,8 +152,19 @@ def _sorted(curve: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return frames, [curve[n] for n in frames]
 
 
-def _ratios(axes: Axes, own: Points, stated: Mapping[int, str], paper: Points | None = None) -> None:
-    """A line from radial to dense wherever the paper states a ratio, and both ratios beside it."""
+def _ratios(
+    axes: Axes,
+    own: Points,
+    stated: Mapping[int, str],
+    paper: Points | None = None,
+    gains: Mapping[int, float] | None = None,
+) -> None:
+    """A line from radial to dense wherever the paper states a ratio, and both ratios beside it.
+
+    Args:
+        gains: our ratios by frames, where records have them: a speed-up divides whole steps by whole ones or parts by
+            parts, which the points need not be. What the points give where None.
+    """
     right, left = (0.45, 0.6) if paper is None else (0.7, 0.35)  # how far up to the next curve there is room
     for frames, text in stated.items():
         if frames in own[DENSE] and frames in own[RADIAL]:
@@ -159,8 +173,9 @@ def _ratios(axes: Axes, own: Points, stated: Mapping[int, str], paper: Points | 
             others = [curve[frames] for curve in (paper or {}).values() if frames in curve]
             above = min(value for value in (dense, *others) if value > radial)
             first = frames == min(stated)
+            gain = dense / radial if gains is None else gains[frames]
             axes.annotate(
-                f"{dense / radial:.1f}×\n({text}×)",
+                f"{gain:.1f}×\n({text}×)",
                 (frames, radial * (above / radial) ** (right if first else left)),
                 (3 if first else -3, 0),
                 textcoords="offset points",

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "h100.yaml"
 LATENCY, TRAINING, KERNELS, WHOLE_RUN, AUDIT = "latency", "training", "kernels", "whole_run", "audit"
+OUTSIDE, ROUNDING = "outside", "rounding"
 TOLERANCE = 0.08
 """A number is reproduced where it differs from the published one by at most so much of that."""
 PLAN = "plan"
@@ -156,6 +157,14 @@ class Speed:
     def trained(self, cell: SpeedCell) -> bool:
         """Whether the configuration has the tuning step of a cell timed."""
         return f"{cell.method}/{cell.setting}" in self._settings[cell.stage].training
+
+    def runs(self) -> list[SpeedCell]:
+        """The cells whose steps the configuration has run all in one go."""
+        return [stage.cell(stage.run) for stage in self._settings.values() if stage.run is not None]
+
+    def rounded(self) -> list[SpeedCell]:
+        """The stages in which the fused blocks' rounding is held against the plain ones'."""
+        return [stage.cells[0].of_stage() for stage in self._settings.values() if stage.training_whole]
 
     def timed_whole(self, cell: SpeedCell) -> bool:
         """Whether the configuration has whole steps of a cell timed."""

@@ -8,20 +8,10 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from benchmark.speed.cells import SpeedCell, from_settings
+from benchmark.speed.cells import SpeedCell
 from paper_figures.entries import ROLES, paper_name, significant, without
 from paper_figures.published import Published
-from paper_figures.speed import (
-    DENSE,
-    LATENCY,
-    TRAINING,
-    WHOLE_RUN,
-    Record,
-    Speed,
-    prediction,
-    ratio,
-    verdict,
-)
+from paper_figures.speed import DENSE, LATENCY, OUTSIDE, Record, Speed, prediction, ratio, verdict
 from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line
 
 PAPER, AUTHORS = "paper", "authors"
@@ -36,18 +26,8 @@ FLAGS = {
     ),
 }
 """What a flag of a record means."""
+BY_BLOCKS = "from the times of few blocks, for the transformer with all of them does not fit"
 
-NUMBERS = (
-    "Verdicts: reproduced within 8 % of the published number, else higher or lower, with the measured number over the "
-    "published one. Amdahl is the speed-up that Amdahl's law predicts from our own time outside attention and our own "
-    "dense attention, were a sparse call's time its density's share of the dense one's. Weights are random: speed does "
-    "not depend on them."
-)
-KERNEL = (
-    "Absolute times have no verdict, only their ratio to the published one: here all methods share one modern kernel "
-    "({kernel}), in the paper STA alone ran on FlashAttention-3 and all others on FlashAttention-2. So the published "
-    "speed-ups of STA hold the gain of its kernel too, and ours do not."
-)
 LATENCY_NOTE = (
     "Seconds of all denoising steps on one GPU: dense steps x a dense step + the others x a sparse one. Text encoder "
     "and VAE decoder are not in it."
@@ -144,16 +124,18 @@ def notes_of(record: Record | None, cell: SpeedCell) -> tuple[str, ...]:
     return tuple(dict.fromkeys(said))
 
 
-def source_note(record: Record | None) -> tuple[str, ...]:
-    """From what a latency was put together, where that is not whole steps."""
+def source_note(speed: Speed, cell: SpeedCell, record: Record | None) -> tuple[str, ...]:
+    """From what a latency was put together, where that is not whole steps, and what of it is verified."""
     if record is None or record["status"] != "passed" or "parts" not in record["details"]["source"].values():
         return ()
     worst = record["values"].get("agreement_worst")
     if worst is None:
         return ()  # the flag parts_unverified says it
+    whole = [label(other) for other in speed.stages[cell.stage] if "agreement" in speed.passed(other, LATENCY)]
     return (
         "Put together from the time outside attention and the method's complete attention call; where whole steps were "
-        f"timed too, at the same shape, the two differ by at most {worst:.1%}.{_both_dense(record)}",
+        f"timed too, at the same shape ({', '.join(dict.fromkeys(whole))}), the two differ by at most {worst:.1%}."
+        f"{_both_dense(record)}",
     )
 
 
@@ -270,6 +252,12 @@ def block(speed: Speed, cells: Sequence[SpeedCell], groups: Iterable[Group]) -> 
     return Block(heading, tuple(groups))
 
 
+def by_blocks(speed: Speed, stage: SpeedCell) -> bool:
+    """Whether a stage's time outside attention is that of a few blocks, for the transformer did not fit."""
+    record = speed.record(stage, OUTSIDE)
+    return record is not None and record["status"] == "passed" and bool(record["details"].get("by_blocks"))
+
+
 def stage_note(speed: Speed, cell: SpeedCell) -> tuple[str, ...]:
     """What was measured once for a stage: the time outside attention, and what stands around the transformer."""
     values = speed.passed(cell, LATENCY)
@@ -279,117 +267,9 @@ def stage_note(speed: Speed, cell: SpeedCell) -> tuple[str, ...]:
             f"outside attention a step takes {significant(values['outside_s'])} s fused and "
             f"{significant(values['outside_unfused_s'])} s as diffusers runs it"
         )
+        if by_blocks(speed, cell.of_stage()):
+            said[-1] += ", " + BY_BLOCKS
     ends = {"text_encoder_s": "the text encoder", "vae_decoder_s": "the VAE decoder"}
     ends = [f"{words} {significant(values[name])} s" for name, words in ends.items() if name in values]
     said += [f"{' and '.join(ends)} are not in the latency"] * bool(ends)
     return (f"{paper_name(cell.model)} {cell.frames}f: {'; '.join(said)}.",) if said else ()
-
-
-def remarks(speed: Speed, cells: Sequence[SpeedCell]) -> tuple[str, ...]:
-    """What must be said below every speed table: verdicts, kernels, the machine, and what was verified."""
-    records = [record for cell in cells for kind in (LATENCY, TRAINING) if (record := speed.record(cell, kind))]
-    passed = [record for record in records if record["status"] == "passed"]
-    names = sorted({record["details"]["kernel"] for record in passed if record["details"].get("kernel")})
-    said = [NUMBERS, KERNEL.format(kernel=" and ".join(names) or cells[0].kernel)]
-    said += [*whole_runs(speed), *audit(speed, cells)]
-    said.append(machine(list(speed.measured(cells)) or passed))
-    if speed.left_out:
-        said.append(f"Left out, since there is no such file in methods/: {', '.join(speed.left_out)}.")
-    return tuple(said)
-
-
-def whole_runs(speed: Speed) -> list[str]:
-    """How far generation times that are put together from steps are from whole runs, and which runs did not pass."""
-    agreed, off = [], []
-    for cell in chain(*speed.stages.values()):
-        record = speed.record(cell, WHOLE_RUN)
-        if record is None:
-            continue
-        what = f"{paper_name(cell.model)} {cell.frames}f {title(cell)}"
-        if record["status"] == "passed":
-            values = record["values"]
-            whole = significant(values["generation_whole_s"])
-            agreed.append(f"{what} {whole} s, steps x medians {values['agreement']:+.1%} off it")
-        else:
-            off.append(_off(record))
-    said = [f"All {cell.steps} steps in one go: {'; '.join(agreed)}."] * bool(agreed)
-    return said + [f"All {cell.steps} steps in one go did not pass: {'; '.join(off)}."] * bool(off)
-
-
-def audit(speed: Speed, cells: Sequence[SpeedCell]) -> list[str]:
-    """How far cells that were measured anew are from their records."""
-    records = speed.audits(cells)
-    if not records:
-        return []
-    agreed = [record["values"]["ratio"] for record in records if record["status"] == "passed"]
-    words = f"Audit: {len(records)} of these cells were measured anew, {len(agreed)} agree within 5 %"
-    if agreed:
-        words += f", the farthest by {max(abs(found - 1) for found in agreed):.1%}"
-    off = [_off(record) for record in records if record["status"] != "passed"]
-    return [f"{words}." + f" The others do not: {'; '.join(off)}." * bool(off)]
-
-
-def _off(record: Record) -> str:
-    """What an audit or a whole run found where it did not pass."""
-    cell = from_settings(record["cell"])
-    what = f"{paper_name(cell.model)} {cell.frames}f {title(cell)} at the {cell.setting} setting"
-    status = "" if record["status"] == "incorrect" else f"{record['status']}, "
-    return f"{what}: {status}{record['reason']}"
-
-
-def machine(records: Sequence[Record]) -> str:
-    """GPU, dates, clocks and packages of records.
-
-    Raises:
-        ValueError: they are from two models of GPU.
-    """
-    if not records:
-        return "No speed record has passed yet."
-    devices = [record["provenance"]["device"] for record in records]
-    names = sorted({device["name"] for device in devices if device.get("type") == "cuda"})
-    if len(names) > 1:
-        raise ValueError(f"speed records from {' and '.join(names)}: times of one GPU are needed in a table")
-    dates = sorted(record["provenance"]["date"][:10] for record in records)
-    drivers = sorted({str(device["driver"]) for device in devices if "driver" in device})
-    cuda = sorted({device["cuda"] for device in devices if device.get("cuda")})
-    words = [f"Measured on {names[0] if names else 'no GPU'}"]
-    words += [f"driver {', '.join(drivers)}"] * bool(drivers)
-    words += [f"CUDA {' and '.join(cuda)}"] * bool(cuda)
-    words.append(dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}")
-    states = list(chain(*(_states(record["details"].get("gpu") or {}) for record in records)))
-    for name, words_, unit in (
-        ("sm_clock_mhz", "SM clock", "MHz"),
-        ("temperature_c", "temperature", "°C"),
-        ("power_w", "power", "W"),
-    ):
-        values = [value for state in states for value in _range(state.get(name))]
-        if values:
-            words.append(f"{words_} {min(values):.0f} to {max(values):.0f} {unit}")
-    versions: dict[str, set[str]] = {}
-    for record in records:
-        packages = record["provenance"]["packages"] | (record["details"].get("packages") or {})
-        for name in ("torch", "diffusers", "transformers", "flash-attn-4", "triton"):
-            if packages.get(name, "missing") != "missing":
-                versions.setdefault(name, set()).add(packages[name])
-    words += [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
-    commits = {record["provenance"]["code"] for record in records}
-    words += [f"{len(commits)} versions of the code"] * (len(commits) > 1)
-    return ", ".join(words) + "."
-
-
-def _states(found: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """The GPU's states while something was timed, wherever they are; before and after it where none was seen."""
-    if "during" in found and found["during"].get("looks"):
-        yield found["during"]
-    elif found.keys() & {"before", "after"}:
-        yield from (found[name] for name in ("before", "after") if isinstance(found.get(name), Mapping))
-    else:
-        for below in found.values():
-            if isinstance(below, Mapping):
-                yield from _states(below)
-
-
-def _range(value: Any) -> list[float]:
-    if isinstance(value, (list, tuple)):
-        return [float(value[0]), float(value[-1])]
-    return [] if value is None or isinstance(value, str) else [float(value)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.speed.cells import SpeedCell
-from paper_figures import published
+from paper_figures import published, speed_remarks
 from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant
 from paper_figures.published import Published
@@ -96,7 +96,7 @@ def ours(speed: Speed, cell: SpeedCell, row: Published | None) -> Line:
         "sparsity_pct": sparse,
         "sparsity_verdict": Entry(status=sparse.status) if sparse.value is None else _kept(sparse.value, kept),
         "pflop": entries.present(record, "pflop", significant, reason),
-        "latency_s": entries.with_notes(latency, entries.source_note(record)),
+        "latency_s": entries.with_notes(latency, entries.source_note(speed, cell, record)),
         "latency_ratio": entries.ratio_to(latency, gpu_seconds(row) if row else None),
         "speedup": gain,
         "speedup_verdict": entries.judged(gain, printed("inference_speedup")),
@@ -177,7 +177,7 @@ def table(speed: Speed) -> Table:
             groups.append(Group(entries.label(cell), ours(speed, cell, row), lines, told, notes))
         blocks.append(entries.block(speed, cells, groups))
     every = [cell for cells in stages for cell in cells]
-    said = (*REMARKS, *entries.remarks(speed, every))
+    said = (*REMARKS, *speed_remarks.remarks(speed, every))
     return Table("table2_speed", "Table 2, speed. Latency and tuning of longer clips", COLUMNS, tuple(blocks), said)
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark.speed.sources import method_hash
 from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant, without
 from paper_figures.speed import Record, Speed
+from paper_figures.speed_remarks import machine
 from paper_figures.tables import NOT_YET, Block, Column, Entry, Group, Line, Table, filled, write
 
 READS = "speed"
@@ -30,10 +32,13 @@ FORMER_LISTS = (
     "With lists of a form that no kernel reads, the first of them with the loading of code: dense attention needs none."
 )
 """Of records that have ``lists_seconds``: until then the same lists were timed for every kernel, without a warm-up."""
+FORMER_METHOD = "Timed with an earlier version of methods/{method}.py."
+FORMER_VARIANT = "A way to run the kernel that it no longer has."
 REMARK = (
-    "One process, random bf16 inputs, batch 1; medians. TFLOP/s count the executed query-key pairs only (a "
-    "multiply-add is two; the backward pass 2.5 times the forward pass). Of matmul: of a bf16 matrix product of 8192^3 "
-    "in the same process. Of dense: of the same kernel's TFLOP/s under dense attention. The paper has no such numbers."
+    "One process a shape, random bf16 inputs, batch 1. TFLOP/s count the executed query-key pairs only (a multiply-add "
+    "is two; the backward pass 2.5 times the forward pass). Of matmul: of a bf16 matrix product of 8192^3 in the same "
+    "process, in a burst, which runs faster than one that goes on for seconds (table_outside). Of dense: of the same "
+    "kernel's TFLOP/s under dense attention. The paper has no such numbers."
 )
 
 UNTRAINED = "Forward and backward passes together are not measured yet."
@@ -118,12 +123,33 @@ def block(record: Record) -> Block:
         return Block(heading, (Group("All methods", line, facts=told | {"method": "", "kernel": ""}),))
     details = record["details"]
     planning = {plan["method"]: plan for plan in details["planning"]}
+    hashes = record["provenance"]["hashes"]
     groups = []
     for entry in details["entries"]:
         facts = told | {"method": entry["method"], "kernel": entry["kernel"], "knobs": entries.as_json(entry["knobs"])}
         facts["matmul_tflops"] = record["values"]["matmul_tflops"]
-        groups.append(Group(_label(entry), Line(_kernel(entry), ours(entry, planning)), facts=facts))
-    return Block(f"{heading}; matrix product {record['values']['matmul_tflops']:.0f} TFLOP/s", tuple(groups))
+        line = Line(
+            _kernel(entry), ours(entry, planning), notes=_former(entry, hashes.get(f"method.{entry['method']}"))
+        )
+        groups.append(Group(_label(entry), line, facts=facts))
+    options = details["options"]
+    calls = f"{options['repeat']} calls after {options['warmup']}"
+    return Block(
+        f"{heading}; matrix product {record['values']['matmul_tflops']:.0f} TFLOP/s; medians of {calls}", tuple(groups)
+    )
+
+
+def _former(entry: Mapping[str, Any], method_file: str | None) -> tuple[str, ...]:
+    """What of a timed kernel is not what it is today."""
+    from benchmark import kernels, registry
+
+    notes = []
+    method, (kernel, _, variant) = entry["method"], entry["kernel"].partition(":")
+    if method in registry.names() and method_file not in (None, method_hash(method)):
+        notes.append(FORMER_METHOD.format(method=method))
+    if variant and kernel in kernels.names() and variant not in kernels.load(kernel).VARIANTS:
+        notes.append(FORMER_VARIANT)
+    return tuple(notes)
 
 
 def _label(entry: Mapping[str, Any]) -> str:
@@ -161,7 +187,7 @@ def table(speed: Speed) -> Table:
         blocks = (Block("No shape", (Group("All methods", line, facts={"method": "", "kernel": ""}),)),)
     shown = filled(columns(), blocks)
     said = (REMARK,) if any(column.key == "training_ms" for column in shown) else (REMARK, UNTRAINED)
-    said += (entries.machine([record for record in records if record["status"] == "passed"]),)
+    said += (machine([record for record in records if record["status"] == "passed"]),)
     heads = ("Method", "Kernel")
     return Table("table_kernels", "Kernels. Attention at the paper's shapes", shown, blocks, said, heads)
 

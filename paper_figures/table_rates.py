@@ -9,6 +9,7 @@ from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant
 from paper_figures.peak import PEAK_NOTE, mean_while_timed, peak_tflops
 from paper_figures.speed import DENSE, LATENCY, Record, Speed
+from paper_figures.speed_remarks import machine
 from paper_figures.table_outside import PROFILE
 from paper_figures.tables import NOT_YET, Column, Entry, Group, Line, Table, filled, write
 
@@ -31,8 +32,10 @@ COLUMNS = (
     Column("of_peak", "Rate / peak", "%", "higher"),
 )
 REMARK = (
-    "Whole steps of the fused transformers, medians; the clock and the power are means while they ran. A dense step at "
-    "the rate of a large product has nothing left to gain but what that product leaves of the peak."
+    "Whole steps of the fused transformers, medians; the clock and the power are means while they ran. A GPU at its "
+    "power limit lowers its clock, and by how much depends on what it computes: the large product is a scale, no bound "
+    "(the products within a step run a little faster, see table_outside). The bound is the peak at the clock that "
+    "the power allows."
 )
 
 
@@ -99,7 +102,7 @@ def table(speed: Speed) -> Table:
         kept = [speed.record(cell, STEP) for cell in whole] + [speed.record(cells[0].of_stage(), PROFILE)]
         records += [record for record in kept if record is not None and record["status"] == "passed"]
     said = [REMARK] + [f"{NOT_YET.capitalize()}: {', '.join(missing)}."] * bool(missing)
-    said += [entries.machine(records)] * bool(records)
+    said += [machine(records)] * bool(records)
     shown = filled(COLUMNS, blocks)
     return Table("table_rates", "What bounds a step. Rates of whole steps", shown, tuple(blocks), tuple(said))
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 from timed import CONFIG, DEVICE, STATE, WATCHED, cells, filled, latency, put, speed_of, stepped
 
 from benchmark.records import make_record, read_record, write_json
@@ -24,6 +25,7 @@ from paper_figures import (
 from paper_figures.__main__ import main
 from paper_figures.speed import Speed, amdahl, fit_power, ratio, verdict
 from paper_figures.speed_entries import judged
+from paper_figures.style import styled
 from paper_figures.tables import NOT_YET, Entry, to_csv, to_latex, to_markdown, write
 
 
@@ -283,6 +285,59 @@ def test_a_dense_step_from_parts_stands_beside_the_whole_one(speed):
     assert "a dense step put together likewise, 20.0 s; a whole one takes 21.5 s" in " ".join(shown.notes)
 
 
+def test_what_is_put_together_names_the_whole_steps_that_it_was_held_against(speed):
+    one = cells(speed, "hunyuanvideo/table1")
+    source = {"source": {"dense": "parts", "sparse": "parts"}}
+    put(speed, "latency", one["sta/paper"], values=latency(0.4, 500.0), details=source)
+    put(speed, "latency", one["dense/paper"], values=latency(1.0, 1000.0, agreement=-0.011))
+    notes = groups(table1_speed.table(speed))["table1", "sta", "paper"][0]["latency_s"].notes
+    assert "at the same shape (Dense), the two differ by at most 1.1%" in " ".join(notes)
+
+
+def test_checks_that_were_not_made_are_said_below_the_table(tmp_path):
+    path = tmp_path / "speed.yaml"
+    path.write_text(
+        CONFIG.replace("      whole: [radial/authors]", "      whole: [radial/authors]\n      run: radial/paper")
+    )
+    speed = Speed(tmp_path / "results", path)
+
+    def unmade() -> str:
+        table = table1_speed.table(Speed(speed.folder, path))
+        return next((words for words in table.remarks if words.startswith("Checks that are not made yet")), "")
+
+    assert unmade().endswith(
+        "yet: all steps in one go (HunyuanVideo 117f); measuring some of these cells anew (the audit)."
+    )
+    one = cells(filled(speed), "hunyuanvideo/table1")
+    put(speed, "whole_run", one["radial/paper"], values={"generation_whole_s": 1.0, "agreement": 0.01})
+    assert "in one go" not in unmade()
+    audited(speed, one["dense/paper"], 1.0)
+    assert unmade() == ""
+
+
+def test_a_time_from_few_blocks_is_told_from_one_of_all(speed):
+    stage = cells(filled(speed), "hunyuanvideo/table1")["dense/paper"].of_stage()
+    values = {"outside_s": 4.0, "outside_unfused_s": 7.0, "fused_error": 1e-3}
+
+    def shown() -> tuple[str, str]:
+        fresh = Speed(speed.folder, speed.config)
+        line = table_outside.table(fresh).blocks[0].groups[0].ours.entries["outside_s"]
+        dense = next(group for group in table1_speed.table(fresh).blocks[0].groups if group.facts["method"] == "dense")
+        return " ".join(line.notes), " ".join(dense.notes)
+
+    put(speed, "outside", stage, values=values)
+    assert not any("few blocks" in words for words in shown())
+    put(speed, "outside", stage, values=values, details={"by_blocks": "CUDA out of memory"})
+    assert all("few blocks" in words for words in shown())
+
+
+def test_the_number_of_cards_is_told(speed):
+    found = cells(filled(speed), "hunyuanvideo/table1")
+    for key, card in (("sta/paper", "GPU-1"), ("dense/paper", "GPU-2")):
+        put(speed, "latency", found[key], values=latency(0.4, 500.0), device=DEVICE | {"uuid": card})
+    assert "Measured on Some GPU, 2 cards and, of " in " ".join(table1_speed.table(speed).remarks)
+
+
 def test_two_gpus_are_refused(speed):
     found = cells(filled(speed), "hunyuanvideo/table1")
     put(speed, "latency", found["sta/paper"], values=latency(0.4, 500.0), device=DEVICE | {"name": "Another GPU"})
@@ -317,11 +372,19 @@ def test_a_kernel_that_fails_its_check_has_no_time(speed):
     good |= {"values": values, "errors": {"out": 2.2e-3}}
     bad = good | {"kernel": "flex", "status": "incorrect", "reason": "out 3e-01 > 5e-03"}
     planning = [{"method": "dense", "seconds": 0.1, "lists_seconds": 0.02, "peak_mib": 50.0, "lists_peak_mib": 80.0}]
-    details = {"entries": [good, bad], "planning": planning, "gpu": STATE, "packages": {"flash-attn-4": "4.0"}}
-    record = make_record("kernels", shape, "passed", {"matmul_tflops": 767.0}, details=details, device=DEVICE)
+    gone = good | {"kernel": "flash4:descending"}
+    details = {"entries": [good, bad, gone], "planning": planning, "gpu": STATE, "packages": {"flash-attn-4": "4.0"}}
+    details |= {"options": {"repeat": 10, "warmup": 2}}
+    hashes = {"method.dense": "f" * 64}
+    record = make_record(
+        "kernels", shape, "passed", {"matmul_tflops": 767.0}, details=details, hashes=hashes, device=DEVICE
+    )
     write_json(speed.folder / "kernels" / "hunyuanvideo-table1.json", record)
     table = table_kernels.table(speed)
-    one, other = (group.ours.entries for group in table.blocks[0].groups)
+    one, other, _ = (group.ours.entries for group in table.blocks[0].groups)
+    former, gone = table_kernels.FORMER_METHOD.format(method="dense"), table_kernels.FORMER_VARIANT
+    assert [group.ours.notes for group in table.blocks[0].groups] == [(former,), (former,), (former, gone)]
+    assert "medians of 10 calls after 2" in table.blocks[0].heading
     assert (one["forward_ms"].text, one["forward_tflops"].text, one["error"].text) == ("232", "702", "2.2e-03")
     assert (one["planning_s"].text, one["planning_mib"].text) == ("0.120", "80")
     assert one["planning_s"].notes == (table_kernels.FORMER_LISTS,)  # a record of before lists were the kernel's own
@@ -396,6 +459,14 @@ def test_figures_show_the_records(speed):
     assert own == {"dense": {253: 6000.0, 509: 11200.0}, "radial": {253: 1500.0, 509: 2800.0}}
     assert figure2.printed(table2_speed.gpu_seconds)["dense"] == {125: 1800.0, 253: 6376.0, 509: 23160.0}
     assert figure2.printed(table2_speed.step_seconds)["radial"][509] == pytest.approx(21.4 * 8 * 3600 / 1200)
+    # Points may be of a whole dense step and of parts; a ratio never divides the one by the other.
+    long = cells(speed, "hunyuanvideo/4x")
+    put(speed, "latency", long["radial/paper"], values=latency(0.1, 2800.0, 11200.0) | {"speedup": 3.2})
+    with styled():
+        figure = Figure()
+        axes = figure.subplots()
+        figure2.latency_panel(axes, None, Speed(speed.folder, speed.config))
+    assert any(text.get_text().startswith("3.2×") for text in axes.texts)
     found = {(point.method, point.ideal): point for point in figure_speedup.points(speed)}
     assert found["radial", 4.0].kernel == pytest.approx(4.0)
     assert found["radial", 4.0].generation == pytest.approx(1000 / 520)
