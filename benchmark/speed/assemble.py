@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark.packed import file_of
 from benchmark.records import make_record, read_record, write_json
 from benchmark.speed import clock, ends, parts, planning, settings, steps, training
 from benchmark.speed.cells import SpeedCell
@@ -303,7 +304,7 @@ def _held(planned: Mapping[str, Any], key: str, records: Path) -> dict[str, Reco
 
 def _read(path: Path, cell: SpeedCell, mask: str | None = None) -> Record | None:
     """The record at a path; None where there is none about just this cell with numbers taken as they are now."""
-    held = read_record(path) if path.exists() else None
+    held = read_record(path) if file_of(path).exists() else None
     return held if held is not None and clock.about(held, cell, mask) else None
 
 
