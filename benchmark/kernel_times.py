@@ -19,7 +19,7 @@ from benchmark.layout import VideoLayout
 from benchmark.masks import BlockMask
 from benchmark.method import Method, Pattern
 from benchmark.plan import has_mask
-from benchmark.records import describe_device, make_record, sha256_file
+from benchmark.records import describe_device, make_record, sha256_file, transient
 from benchmark.sampled_oracle import kernel_errors, own_errors, sample_rows
 from benchmark.speed.clock import Clock, OutOfTime
 from benchmark.timing import gpu_state, other_processes, quartiles, time_calls
@@ -112,6 +112,7 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
         A record of kind ``kernels``; ``details.entries`` has one entry for each kernel and method, with a status of
         its own, and ``details.left_out`` names those that the time did not reach, or ``what`` of them it did not.
         Another process on the GPU, before, while or after, voids all of it, and so does a GPU of which nobody can tell.
+        What is so void, or has no GPU at all, is ``transient``.
     """
     timer = Clock(device, options.limit_s)
     described = describe_device(device) if device == "cpu" or torch.cuda.is_available() else {"type": device}
@@ -120,10 +121,10 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
         return make_record("kernels", shape, status, reason=reason, details=details, device=described)
 
     if device != "cpu" and not torch.cuda.is_available():
-        return failed("unsupported", "PyTorch finds no CUDA GPU")
+        return failed("unsupported", "PyTorch finds no CUDA GPU", **transient())
     reason = disturbance(other_processes(device))
     if reason is not None:
-        return failed("error", reason)
+        return failed("error", reason, **transient())
     machine = {"before": gpu_state(device)}
     entries, planning, left_out = [], {}, []
     with Watch(device) as watch:
@@ -131,6 +132,9 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
             matmul = matmul_rate(device)
             inputs = make_inputs(shape, options, device)
         except torch.OutOfMemoryError as error:
+            reason = disturbance(watch.others) or disturbance(other_processes(device))
+            if reason is not None:  # it may have taken the memory
+                return failed("error", reason, **transient())
             return failed("out_of_memory", _line(error))
         for job in _all_jobs(methods, shape, layout, options, inputs, matmul[0], device, timer):
             about = {"method": job.method, "kernel": job.kernel}
@@ -150,7 +154,7 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
     machine |= {"during": watch.seen(), "after": gpu_state(device)}
     reason = disturbance(watch.others) or disturbance(other_processes(device))
     if reason is not None:
-        return failed("error", reason, **machine)
+        return failed("error", reason, **machine, **transient())
     details = {"entries": entries, "planning": list(planning.values()), "left_out": left_out, "gpu": machine}
     details |= {
         "packages": {name: _version(name) for name in PACKAGES},

@@ -17,6 +17,7 @@ import torch
 
 from benchmark import kernel_times, kernels, records, timing, watch
 from benchmark.__main__ import main
+from benchmark.again import remove_transient
 from benchmark.kernels import reference, sdpa
 from benchmark.masks import BlockMask
 from benchmark.records import read_record
@@ -394,12 +395,48 @@ def test_another_process_voids_the_record(
     record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
     assert record["status"] == "error" and words in record["reason"]
     assert not record["values"] and "entries" not in record["details"]
+    assert record["details"]["transient"] == []  # the next run makes it again
+
+
+def test_a_process_that_took_the_memory_is_named_and_memory_that_is_too_small_stays(tmp_path, monkeypatch) -> None:
+    def too_much(device):
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(kernel_times, "matmul_rate", too_much)
+    looks = iter([[], [{"pid": 9, "memory_mib": 10}]])
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: next(looks))
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    assert record["status"] == "error" and "another process was on the GPU: 9" in record["reason"]
+    assert record["details"]["transient"] == []
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: [])
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    assert record["status"] == "out_of_memory" and "transient" not in record["details"]
+
+
+@pytest.mark.parametrize(("package", "due"), [("torch", True), ("no-such-package", False)])
+def test_kernels_are_measured_again_where_a_package_has_been_installed_since(tmp_path: Path, package, due) -> None:
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    record["details"]["packages"] = {package: "missing"}
+    made, by_hand = (tmp_path / "kernels" / f"{name}.json" for name in ("model-shape", "by-hand"))
+    for path in (made, by_hand):
+        records.write_json(path, record)
+    assert remove_transient(tmp_path, ["snakemake", "-n"], [made]) == []
+    assert remove_transient(tmp_path, ["snakemake"], [made]) == [made] * due and made.exists() != due
+    assert by_hand.exists()  # no job makes it
+
+
+def test_the_next_run_measures_kernels_again_that_were_disturbed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: None)
+    path = tmp_path / "kernels" / "model-shape.json"
+    records.write_json(path, _run(tmp_path, "--methods", "dense", "--kernels", "sdpa"))
+    assert remove_transient(tmp_path, ["snakemake"], [path, path.with_name("none.json")]) == [path]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_machine_without_a_gpu_gets_a_record_that_says_so(tmp_path: Path) -> None:
     record = _run(tmp_path, "--device", "cuda")
     assert (record["status"], record["reason"]) == ("unsupported", "PyTorch finds no CUDA GPU")
+    assert record["details"]["transient"] == []
 
 
 def test_what_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -128,11 +128,7 @@ rule speed_audit:
 rule speed:
     input:
         [f"{RESULTS}/stages/{name}/assemble.json" for name in STAGES],
-        [
-            f"{RESULTS}/kernels/{'-'.join(name.split('/'))}.json"
-            for name in STAGES
-            if CONFIG["speed"]["stages"][name].get("kernels")
-        ],
+        [kernels_record(name) for name in STAGES if CONFIG["speed"]["stages"][name].get("kernels")],
         rules.speed_audit.output,
 
 
