@@ -12,7 +12,19 @@ import yaml
 
 from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, audit, clock, committed, outside_profile, parts, planning, settings, steps
+from benchmark.speed import (
+    assemble,
+    audit,
+    clock,
+    committed,
+    expected,
+    outside_profile,
+    parts,
+    planning,
+    settings,
+    steps,
+    training,
+)
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
 from paper_figures.speed import prediction
@@ -317,6 +329,42 @@ def test_work_of_a_pass_stands_between_timed_calls():
     found = Clock("cpu").time(lambda: order.append("call"), warmup=1, calls=2, between=lambda: order.append("between"))
     assert order == ["between", "call"] * 3 and len(found.samples) == 2
     assert len(Clock("cpu").time(lambda: None, calls=2, for_s=0.05).samples) > 2
+
+
+def test_a_call_that_settles_ends_with_the_jobs_time():
+    with pytest.raises(OutOfTime, match="a step: the time is up before the GPU has settled"):
+        Clock("cpu", limit_s=0.05).time(lambda: None, warm_s=60, what="a step")
+    assert len(Clock("cpu", limit_s=60).time(lambda: None, warm_s=0.01, calls=2).samples) == 2
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_time_outside_a_tuning_step_is_taken_when_the_gpu_has_settled(monkeypatch, device):
+    """As for attention calls; a trial on a CPU, which has no power limit to settle at, says that it has not."""
+    asked = []
+
+    class Timer:
+        def time(self, step, **how):
+            asked.append(how)
+            return Timing([1.0])
+
+    for name in ("check_memory", "Network", "forget", "_hand_on"):
+        monkeypatch.setattr(training, name, lambda *_, **__: None)
+    monkeypatch.setattr(training, "tuning_step", lambda network, rank: (lambda: None, {"modules": 1}))
+    _, details = training._outside(replace(CELL, rank=2), Timer(), device)
+    assert details["settled"] == (device == "cuda") and len(asked) == 2
+    settle = {"warm_s": expected.SETTLE_S, "for_s": expected.FOR_S} if device == "cuda" else {}
+    assert all({key: how[key] for key in how if key in ("warm_s", "for_s")} == settle for how in asked)
+
+
+def test_a_tuning_record_says_whether_its_time_outside_was_settled(measured):
+    assert record(measured, "lora_outside")["details"]["settled"] is False
+    outside = of("lora_outside", {"outside_s": 1.0}, scaled=1, lora={"rank": 2, "modules": 4})
+    call = {"lora": of("lora", {"call_s": 1.0}), "lora_step": None}
+    planned = {"cells": {"radial/paper": FACTS}, "training_steps": None}
+    for said in ({}, {"settled": True}):  # the first records say nothing, and hold
+        shared = {"lora_outside": {**outside, "details": outside["details"] | said}}
+        held = assemble.tuning(CELL, planned, call, call, shared, None)
+        assert held["status"] == "passed" and held["details"]["outside_settled"] == bool(said)
 
 
 def test_attention_calls_say_what_ran_between_them(measured):

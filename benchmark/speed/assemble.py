@@ -243,6 +243,7 @@ def tuning(
         "knobs": cell.knobs or list(cell.mixture),
         "lora": shared[training.OUTSIDE]["details"]["lora"],
         "outside_scaled": scaled,
+        "outside_settled": shared[training.OUTSIDE]["details"].get(training.SETTLED, False),
         "training_steps": planned["training_steps"],
         "layers": layers,
         "tokens": _tokens(cell),
