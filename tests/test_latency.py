@@ -385,6 +385,53 @@ def test_attention_calls_say_what_ran_between_them(measured):
     assert tuning["wanted_s"] == pytest.approx(record(measured, "lora_outside")["values"]["outside_s"] / 3)
 
 
+@pytest.mark.parametrize("of_tuning", [False, True])
+def test_a_record_says_how_a_methods_heads_were_classed_in_the_timed_calls(measured, monkeypatch, of_tuning):
+    """With a sink temporal heads run at another density than spatial ones, whose alone is planned."""
+    held = record(measured, "radial/paper/attention")
+    knobs = {"p": 0.25, "rows": 8, "sink": True}
+    cell = replace(from_settings(held["cell"]), method="svg", knobs=knobs, dense_layers=0)
+    timed = []
+    svg = type(planning.methods_of(cell)[0][1])
+    monkeypatch.setattr(svg, "pattern_for", noted(svg.pattern_for, timed))
+    given = parts.Given(cell.of_stage(), "cpu", 0.001, "test")
+    module = training if of_tuning else parts
+    _, details = module.attention_calls(cell, given, Clock("cpu"), "cpu")
+    pattern = details["pattern"]["call"]
+    *before, asked_last = timed
+    assert len(before) >= details["samples"]["call"]
+    for found in before:
+        assert found.mask.density == pattern["density"] == asked_last.mask.density
+        assert [(found.head_order == n).sum() for n in (0, 1)] == pattern["heads"] and sum(pattern["heads"]) == 2
+    assert "pattern" not in held["details"]
+
+
+def noted(function, found: list):
+    """A function that keeps what it returned."""
+
+    def call(*given, **named):
+        found.append(function(*given, **named))
+        return found[-1]
+
+    return call
+
+
+def test_the_density_of_classed_heads_is_that_of_all_of_them(monkeypatch):
+    from benchmark import registry
+    from benchmark.attention import AttentionRouter, Schedule
+    from benchmark.layout import VideoLayout
+
+    layout, generator = VideoLayout(4, 8, 8), torch.Generator().manual_seed(0)
+    method = registry.get("svg", {"p": 0.4, "sink": True})
+    router = AttentionRouter(method, layout, 16, None, Schedule(1))
+    q, k, v = (torch.randn(1, layout.tokens, 4, 8, generator=generator) for _ in range(3))
+    monkeypatch.setattr(type(method), "classify", lambda *_: torch.tensor([1, 0, 1, 1]))
+    found = parts.pattern_of(router, q, k, v)
+    assert found["heads"] == [1, 3]
+    spatial, temporal = method.pattern(layout, 16).mask.density, method.block_mask(layout, 16).density
+    assert found["density"] == pytest.approx((spatial + 3 * temporal) / 4) and temporal < spatial
+
+
 def test_what_a_run_measured_is_published_with_its_kernels(tmp_path):
     path, _ = committed_of(tmp_path)
     records = tmp_path / "results" / "tiny" / "records"

@@ -342,7 +342,7 @@ def _device(*groups: Mapping[str, Record | None]) -> dict[str, Any]:
 
 
 def _details(used: Mapping[str, Record | None]) -> dict[str, Any]:
-    """Quartiles, samples and the GPU's state of what was measured, and the seals of its records."""
+    """Quartiles, samples, the GPU's state and decided patterns of what was measured, and the seals of its records."""
     found = {name: record for name, record in used.items() if _passed(record)}
 
     def of(key: str) -> dict[str, Any]:
@@ -352,6 +352,7 @@ def _details(used: Mapping[str, Record | None]) -> dict[str, Any]:
         "quartiles": of("quartiles"),
         "samples": of("samples"),
         "gpu": of("gpu"),
+        parts.PATTERN: of(parts.PATTERN),
         "kernel": next(
             (record["details"]["kernel"] for record in found.values() if "kernel" in record["details"]), None
         ),

@@ -34,7 +34,7 @@ from benchmark.speed.network import (
     router_of,
     spec_of,
 )
-from benchmark.speed.parts import FEW, MORE, Given, dense, unrotated
+from benchmark.speed.parts import FEW, MORE, PATTERN, Given, dense, pattern_of, unrotated
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
     check_device(device)
     name, kernel = kernel_of(cell, device)
     timings: dict[str, Timing] = {}
+    decided: dict[str, dict[str, Any]] = {}
     call = 0.0
     for number, (share, method) in enumerate(planning.methods_of(cell)):
         q, k, v = (x.detach().requires_grad_() for x in given.first_layer)
@@ -139,11 +140,14 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
             between=given.between.run,
             what=f"{cell.method}, tuning",
         )
-        timings[f"call_{number}" if cell.mixture else "call"] = found
+        timing = f"call_{number}" if cell.mixture else "call"
+        timings[timing] = found
+        decided |= {timing: pattern_of(router, q, k, v)} if method.dynamic else {}
         call += share * found.median
         del run, q, k, v, gradient
         clock.free(device)
     details = {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(given.between.facts)}
+    details |= {PATTERN: decided} if decided else {}
     return {"call_s": call}, spread(timings) | details
 
 
