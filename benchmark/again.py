@@ -2,7 +2,8 @@
 
 A job that was killed, damaged weights or inputs, a lost clip, a full disk: each leaves a record that says so, so that
 the tables of that run are made and show it. Such a record says nothing of the method, and must not stand for ever. Its
-``details`` hold ``transient`` (see ``records.transient``), and a run removes it before it plans its jobs.
+``details`` hold ``transient`` (see ``records.transient``), and a run removes it before it plans its jobs, like a
+record of kernels that was made without a package that is installed now.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from benchmark.packed import file_of, records_in
 from benchmark.records import read_record
 
 logger = logging.getLogger(__name__)
@@ -41,32 +45,46 @@ def runs_jobs(words: Sequence[str]) -> bool:
     return args.report_after_run or all(getattr(args, name, None) in (None, False, [], ()) for name in RUNS_NOTHING)
 
 
-def remove_transient(results: Path, words: Sequence[str]) -> list[Path]:
+def remove_transient(results: Path, words: Sequence[str], kernels: Iterable[Path] = ()) -> list[Path]:
     """Removes an experiment's records of failures that were the machine's, and what must be made again with them.
 
     Args:
         results: the experiment's folder; nothing outside it is removed.
         words: Snakemake's command line. Where it runs no job, nothing is removed.
+        kernels: the records of kernels that its jobs write; others beside them, made by hand, nobody would make again.
 
     Returns:
         What was removed.
     """
-    found = [(path, record) for path, record in _records(results) if "transient" in record["details"]]
+    found = [(path, record) for path, record in _records(results, kernels) if _due(record)]
     if not found or not runs_jobs(words):
         return []
     removed = []
     for path, record in found:
-        logger.info("%s is made again; it said: %s: %s", path, record["status"], record["reason"])
-        for file in (path, *map(Path, record["details"]["transient"])):
+        said = record["reason"] or f"without {', '.join(_installed_since(record))}"
+        logger.info("%s is made again; it said: %s: %s", path, record["status"], said)
+        for file in (file_of(path), *map(Path, record["details"].get("transient", ()))):
             if file.is_file() and file.resolve().is_relative_to(results.resolve()):
                 file.unlink()
                 removed.append(file)
     return removed
 
 
-def _records(results: Path) -> Iterator[tuple[Path, dict]]:
+def _due(record: Mapping[str, Any]) -> bool:
+    return "transient" in record["details"] or bool(_installed_since(record))
+
+
+def _installed_since(record: Mapping[str, Any]) -> list[str]:
+    """The packages that a record of kernels was made without, and that are there now."""
+    packages = record["details"].get("packages", {}) if record["kind"] == "kernels" else {}
+    missing = (name for name, version in packages.items() if version == "missing")
+    return [name for name in missing if any(metadata.distributions(name=name))]
+
+
+def _records(results: Path, kernels: Iterable[Path]) -> Iterator[tuple[Path, dict]]:
     """The experiment's records; what is damaged is left to those who read it, who say so."""
     folder = results / "records"
-    for path in sorted([*folder.glob("*/*/*/*/*.json"), *folder.glob("*/*/*.json")]):  # of cells, of a speed stage
+    cells, stages = records_in(folder, "*/*/*/*/*.json"), records_in(folder, "*/*/*.json")  # of cells, of a speed stage
+    for path in sorted([*cells, *stages, *kernels]):
         with contextlib.suppress(OSError, ValueError):
             yield path, read_record(path)

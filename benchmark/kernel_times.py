@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,8 +19,9 @@ from benchmark.layout import VideoLayout
 from benchmark.masks import BlockMask
 from benchmark.method import Method, Pattern
 from benchmark.plan import has_mask
-from benchmark.records import describe_device, make_record, sha256_file
+from benchmark.records import describe_device, make_record, sha256_file, transient
 from benchmark.sampled_oracle import kernel_errors, own_errors, sample_rows
+from benchmark.speed.clock import Clock, OutOfTime
 from benchmark.timing import gpu_state, other_processes, quartiles, time_calls
 from benchmark.watch import Watch, disturbance
 
@@ -79,7 +80,7 @@ class Options:
         backward: forward and backward together, too.
         complete: a method's whole operator, too: with what it adds to the kernel.
         tune: every variant of each kernel, too.
-        limit_s: seconds after which no further kernel is begun; None for no limit.
+        limit_s: seconds after which nothing is begun, nor what would end later; None for no limit.
     """
 
     kernels: tuple[str, ...]
@@ -109,45 +110,52 @@ def bench(shape: Shape, layout: VideoLayout, methods: list[Method], options: Opt
 
     Returns:
         A record of kind ``kernels``; ``details.entries`` has one entry for each kernel and method, with a status of
-        its own, and ``details.left_out`` names those that the time did not reach. Another process on the GPU, before,
-        while or after, voids all of it, and so does a GPU of which nobody can tell.
+        its own, and ``details.left_out`` names those that the time did not reach, or ``what`` of them it did not.
+        Another process on the GPU, before, while or after, voids all of it, and so does a GPU of which nobody can tell.
+        What is so void, or has no GPU at all, is ``transient``.
     """
-    end = None if options.limit_s is None else time.monotonic() + options.limit_s
+    timer = Clock(device, options.limit_s)
     described = describe_device(device) if device == "cpu" or torch.cuda.is_available() else {"type": device}
 
     def failed(status: str, reason: str, **details: Any) -> dict[str, Any]:
         return make_record("kernels", shape, status, reason=reason, details=details, device=described)
 
     if device != "cpu" and not torch.cuda.is_available():
-        return failed("unsupported", "PyTorch finds no CUDA GPU")
+        return failed("unsupported", "PyTorch finds no CUDA GPU", **transient())
     reason = disturbance(other_processes(device))
     if reason is not None:
-        return failed("error", reason)
+        return failed("error", reason, **transient())
     machine = {"before": gpu_state(device)}
-    entries, planning, left_out = [], [], []
+    entries, planning, left_out = [], {}, []
     with Watch(device) as watch:
         try:
             matmul = matmul_rate(device)
             inputs = make_inputs(shape, options, device)
         except torch.OutOfMemoryError as error:
+            reason = disturbance(watch.others) or disturbance(other_processes(device))
+            if reason is not None:  # it may have taken the memory
+                return failed("error", reason, **transient())
             return failed("out_of_memory", _line(error))
-        for method in methods:
-            plan = None
-            for name, measure in _jobs(method, shape, layout, options, inputs, matmul[0], device, end):
-                if _over(end):
-                    logger.warning("%s: %s: left out, the %g s are over", method.name(), name, options.limit_s)
-                    left_out.append({"method": method.name(), "kernel": name})
-                    continue
-                entry = measure()
-                plan = entry.pop("planning", plan)
-                entries.append(entry)
-            planning += [plan] if plan else []
+        for job in _all_jobs(methods, shape, layout, options, inputs, matmul[0], device, timer):
+            about = {"method": job.method, "kernel": job.kernel}
+            try:
+                if timer.left() <= 0:
+                    raise OutOfTime(f"the {options.limit_s:g} s are over")
+                entry = job.measure()
+            except OutOfTime as error:
+                logger.warning("%s: %s: left out: %s", job.method, job.kernel, error)
+                left_out.append(about)
+                continue
+            planning |= {job.method: entry.pop("planning")} if "planning" in entry else {}
+            left_out += [{**about, "what": what} for what in entry.pop("left_out", ())]
+            entries.append(entry)
+    entries.sort(key=lambda entry: [method.name() for method in methods].index(entry["method"]))
     add_dense_shares(entries)
     machine |= {"during": watch.seen(), "after": gpu_state(device)}
     reason = disturbance(watch.others) or disturbance(other_processes(device))
     if reason is not None:
-        return failed("error", reason, **machine)
-    details = {"entries": entries, "planning": planning, "left_out": left_out, "gpu": machine}
+        return failed("error", reason, **machine, **transient())
+    details = {"entries": entries, "planning": list(planning.values()), "left_out": left_out, "gpu": machine}
     details |= {
         "packages": {name: _version(name) for name in PACKAGES},
         "options": asdict(options),
@@ -200,8 +208,29 @@ def _matmul_size(device: str) -> int:
     return 512 if device == "cpu" else 8192
 
 
-def _over(end: float | None) -> bool:
-    return end is not None and time.monotonic() >= end
+class _Job(NamedTuple):
+    """What makes an entry.
+
+    Args:
+        place: of its kernel among those asked for.
+        method, kernel: their names.
+        measure: makes the entry, which has ``planning``, and ``left_out`` where time was short.
+    """
+
+    place: int
+    method: str
+    kernel: str
+    measure: Callable[[], dict[str, Any]]
+
+
+def _all_jobs(methods: list[Method], *about: Any) -> list[_Job]:
+    """What there is to measure, kernel by kernel.
+
+    Where the time is over before all is measured, the kernels asked for last are left out, each under all methods. In
+    the order of the methods dense attention, which is the slowest and comes first, would leave no time to the others.
+    """
+    jobs = [job for method in methods for job in _jobs(method, *about)]
+    return sorted(jobs, key=lambda job: job.place)
 
 
 def _jobs(
@@ -212,22 +241,28 @@ def _jobs(
     inputs: Inputs,
     rate: float,
     device: str,
-    end: float | None,
-) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """What there is to measure of one method: the kernel's name and what makes its entry, which has ``planning``."""
+    timer: Clock,
+) -> Iterator[_Job]:
+    """What there is to measure of one method, whose mask is planned here."""
     about = {"method": method.name(), "knobs": method.knobs()}
+    job = functools.partial(_Job, method=method.name())
+    last = len(options.kernels)
     if not has_mask(method):
-        yield OWN, lambda: _operator_entry(method, about, shape, layout, options, inputs, rate, device)
+
+        def operator() -> dict[str, Any]:
+            return _operator_entry(method, about, shape, layout, options, inputs, rate, device, timer)
+
+        yield job(last, kernel=OWN, measure=operator)
         return
-    if _over(end):  # not even the mask is planned, so variants are not known
-        yield from ((name, dict) for name in options.kernels)
+    if timer.left() <= 0:  # not even the mask is planned, so variants are not known
+        yield from (job(place, kernel=name, measure=dict) for place, name in enumerate(options.kernels))
         return
     logger.info("%s: planning", method.name())
     try:
         pattern, planning = plan(method, shape, layout, inputs, device)
     except torch.OutOfMemoryError as error:
         failed = {**about, "kernel": OWN, "status": "out_of_memory", "reason": _line(error), "values": {}}
-        yield OWN, lambda: failed
+        yield job(last, kernel=OWN, measure=lambda: failed)
         return
     mask = pattern.mask
     about |= {"density": mask.density, "executed_pairs": mask.executed_pairs(), "mask_hash": mask.hash()}
@@ -237,20 +272,23 @@ def _jobs(
         logger.info("%s: %s", method.name(), name)
         entry = {**about, "kernel": name, "status": "passed", "reason": None, "values": {}, "planning": planning}
         return entry | _guarded(
-            lambda: _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, rate, device)
+            lambda: _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, rate, device, timer)
         )
 
-    for name in _kernel_names(options, mask):
-        yield name, functools.partial(measure, name)
+    for place, name in _kernel_names(options, mask):
+        yield job(place, kernel=name, measure=functools.partial(measure, name))
 
 
-def _kernel_names(options: Options, mask: BlockMask) -> Iterator[str]:
-    """The kernels asked for, each followed by its variants, if those are wanted and differ on such a mask."""
-    for name in options.kernels:
-        yield name
+def _kernel_names(options: Options, mask: BlockMask) -> Iterator[tuple[int, str]]:
+    """The kernels asked for, each followed by its variants, if those are wanted and differ on such a mask.
+
+    Before the name, the place of the kernel among those asked for.
+    """
+    for place, name in enumerate(options.kernels):
+        yield place, name
         module = kernels.load(name.partition(":")[0])
         if options.tune and ":" not in name and hasattr(module, "VARIANTS") and module.differ(mask):
-            yield from (f"{name}:{key}" for key in module.VARIANTS)
+            yield from ((place, f"{name}:{key}") for key in module.VARIANTS)
 
 
 def kernel(name: str, shape: Shape, device: str, sparse: bool) -> tuple[str | None, Callable[..., torch.Tensor]]:
@@ -278,10 +316,14 @@ def kernel(name: str, shape: Shape, device: str, sparse: bool) -> tuple[str | No
     return reason, functools.partial(module.attend_as, variants[variant])
 
 
-def _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, rate, device) -> dict[str, Any]:
+def _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, rate, device, timer) -> dict[str, Any]:
     """Check and times of one kernel under one method; ``training`` has a status of its own.
 
-    ``backends`` names what of a library computed the check, where that chooses.
+    ``backends`` names what of a library computed the check, where that chooses; ``left_out`` what the time did not
+    reach once the forward pass was timed.
+
+    Raises:
+        OutOfTime: not even the forward pass could be timed.
     """
     reason, attend = kernel(name, shape, device, not mask.is_dense)
     if reason is not None:
@@ -295,9 +337,10 @@ def _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, r
     operations = 4.0 * shape.heads * shape.head_dim * mask.executed_pairs()
     forward = functools.partial(attend, q, k, v, mask, out=torch.empty_like(v))
     entry |= _lists(name, mask, k, device)
-    values = _times(forward, "forward", operations, options, rate, device)
+    values = _times(forward, "forward", operations, options, rate, device, timer)
     if options.complete:
-        values |= _complete(method, pattern, attend, shape, layout, options, inputs, rate, device)
+        with _in_time(entry, "complete"):
+            values |= _complete(method, pattern, attend, shape, layout, options, inputs, rate, device, timer)
 
     def training() -> dict[str, Any]:
         found = _checked(kernel_errors(attend, q, k, v, mask, inputs.rows, inputs.dout), inputs.allowed)
@@ -310,13 +353,26 @@ def _kernel_entry(name, method, mask, pattern, shape, layout, options, inputs, r
             with torch.enable_grad():
                 torch.autograd.grad(attend(*leaves, mask), leaves, dout)
 
-        return found | {"values": _times(train, "training", operations * (1 + BACKWARD), options, rate, device)}
+        return found | {"values": _times(train, "training", operations * (1 + BACKWARD), options, rate, device, timer)}
 
     if options.backward:
-        found = _guarded(training)
-        values |= found.pop("values", {})
-        entry["training"] = found
+        with _in_time(entry, "training"):
+            # The check: forward into NaN, then forward and backward.
+            timer.reserve((2 + BACKWARD) * values["forward_s"], "the check of the gradients")
+            found = _guarded(training)
+            values |= found.pop("values", {})
+            entry["training"] = found
     return entry | {"values": values}
+
+
+@contextlib.contextmanager
+def _in_time(entry: dict[str, Any], what: str) -> Iterator[None]:
+    """Names in an entry's ``left_out`` what the time does not reach."""
+    try:
+        yield
+    except OutOfTime as error:
+        logger.warning("%s is left out: %s", what, error)
+        entry.setdefault("left_out", []).append(what)
 
 
 def _lists(name: str, mask: BlockMask, k: torch.Tensor, device: str) -> dict[str, Any]:
@@ -343,7 +399,7 @@ def _checked(found: dict[str, float], allowed: dict[str, float]) -> dict[str, An
     return {"status": "passed", "reason": None, "errors": found, "allowed": {name: allowed[name] for name in found}}
 
 
-def _complete(method, pattern, attend, shape, layout, options, inputs, rate, device) -> dict[str, float]:
+def _complete(method, pattern, attend, shape, layout, options, inputs, rate, device, timer) -> dict[str, float]:
     """Times of a method's whole operator, without the rotation, which is the model's."""
     # What depends on the layout alone is planned once for all layers and steps, so it is no part of a call.
     known = method.pattern(layout, shape.block, shape.heads, device) if method.dynamic else pattern
@@ -352,24 +408,30 @@ def _complete(method, pattern, attend, shape, layout, options, inputs, rate, dev
         return method.attend(inputs.q, inputs.k, inputs.v, lambda x: x, layout, shape.block, attend, known)
 
     operations = method.attention_operations(layout, shape.block, shape.heads, shape.head_dim)
-    return _times(call, "complete", operations, options, rate, device)
+    return _times(call, "complete", operations, options, rate, device, timer)
 
 
-def _operator_entry(method, about, shape, layout, options, inputs, rate, device) -> dict[str, Any]:
+def _operator_entry(method, about, shape, layout, options, inputs, rate, device, timer) -> dict[str, Any]:
     """The entry of a method that is no softmax attention over a mask: only its whole operator has a time."""
     operations = method.attention_operations(layout, shape.block, shape.heads, shape.head_dim)
     entry = {**about, "kernel": OWN, "operations": operations, "status": "passed", "reason": None, "values": {}}
 
     def measure() -> dict[str, Any]:
-        return {"values": _complete(method, None, None, shape, layout, options, inputs, rate, device)}
+        return {"values": _complete(method, None, None, shape, layout, options, inputs, rate, device, timer)}
 
     return entry | _guarded(measure)
 
 
 def _guarded(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is measured, or why it could not be. A kernel is anybody's code: its failure is a result."""
+    """What is measured, or why it could not be. A kernel is anybody's code: its failure is a result.
+
+    Raises:
+        OutOfTime: the time is over, which says nothing of the kernel.
+    """
     try:
         return measure()
+    except OutOfTime:
+        raise
     except torch.OutOfMemoryError as error:
         found = {"status": "out_of_memory", "reason": _line(error)}
     except Exception as error:
@@ -381,10 +443,17 @@ def _guarded(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _times(
-    call: Callable[[], Any], name: str, operations: float, options: Options, rate: float, device: str
+    call: Callable[[], Any], name: str, operations: float, options: Options, rate: float, device: str, timer: Clock
 ) -> dict[str, float]:
-    """Quartiles of a call, its TFLOP/s, and what share of the matrix product's they are."""
+    """Quartiles of a call, its TFLOP/s, and what share of the matrix product's they are.
+
+    Raises:
+        OutOfTime: the calls would end after the time is over, by what one of them takes.
+    """
     with torch.no_grad():
+        if options.limit_s is not None:
+            [one] = time_calls(call, 0, 1, device)
+            timer.reserve((options.warmup + options.repeat) * one, f"{name}: its calls")
         found = quartiles(time_calls(call, options.warmup, options.repeat, device))
     times = {f"{name}_s": found.median, f"{name}_low_s": found.low, f"{name}_high_s": found.high}
     speed = operations / found.median

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=10, help="calls that are timed (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=2, help="calls before those (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=512, help="sampled queries of the check (default: %(default)s)")
-    parser.add_argument("--limit-s", type=float, help="seconds after which no further kernel is begun")
+    parser.add_argument("--limit-s", type=float, help="begin nothing after so many seconds, nor what would end later")
     parser.add_argument("--seed", type=int, default=0, help="of inputs and sampled queries (default: %(default)s)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for trials only")
     parser.add_argument("--record", type=Path, required=True, help="where the record is written")
@@ -153,7 +153,8 @@ def table(record: dict[str, Any]) -> str:
                 f"{values[f'{name}_tflops']:>9.1f}{values[f'{name}_matmul_share']:>8.3f}"
                 f"{'-' if share is None else f'{share:.3f}':>8}{'-' if error is None else f'{error:.1e}':>10}"
             )
-    left_out = ", ".join(f"{entry['method']} {entry['kernel']}" for entry in record["details"]["left_out"])
+    names = ("method", "kernel", "what")
+    left_out = ", ".join(" ".join(one[name] for name in names if name in one) for one in record["details"]["left_out"])
     return "\n".join([*lines, f"left out, since the time was over: {left_out}"] if left_out else lines)
 
 

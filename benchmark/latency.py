@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from benchmark.packed import records_in
 from benchmark.records import read_record, write_json
 from benchmark.reference import REFERENCE
 from benchmark.speed import (
@@ -214,7 +215,12 @@ def run(args: argparse.Namespace) -> int:
             return UNFINISHED
         for name, ratio in found.items():
             print("not measured" if ratio is None else f"{ratio:.3f}", name, sep="  ")
-        agrees = all(map(audit.agrees, found.values()))
+        if not found:
+            nothing = f"--audit {args.audit}: nothing that was timed there passed, so there is nothing to audit"
+            if not args.summary:
+                raise ValueError(nothing)
+            logger.warning(nothing)  # a run in which nothing could be timed goes on to tables that say why
+        agrees = all(map(audit.agrees, found.values())) if found else None
         if args.summary:  # for a workflow: the outcome is in the records, and tables leave out what disagrees
             write_json(args.summary, {"tolerance": audit.TOLERANCE, "agrees": agrees, "new_over_old": found})
             return 0
@@ -271,12 +277,12 @@ def _trial(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _statuses(folder: Path) -> dict[str, str]:
-    paths = (path for path in sorted(folder.rglob("*.json")) if path.name != planning.FILE)
+    paths = (path for path in records_in(folder, "**/*.json") if path.name != planning.FILE)
     return {path.relative_to(folder).as_posix(): read_record(path)["status"] for path in paths}
 
 
 def _print_records(folder: Path) -> None:
-    for path in sorted(folder.rglob("*.json")):
+    for path in records_in(folder, "**/*.json"):
         if path.name == planning.FILE:
             continue
         held = read_record(path)

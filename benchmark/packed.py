@@ -18,10 +18,17 @@ def pack(path: Path, copy: Path) -> Path:
     """Copies a record, packed: the same record gives the same bytes. Returns where it is, ``copy`` with ``PACKED``.
 
     A file that lies at ``copy`` itself would be read in its stead, and goes.
+
+    Args:
+        path: the record by the name that it has unpacked, packed or not.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: the packed file is damaged.
     """
     packed = copy.with_name(copy.name + PACKED)
     packed.parent.mkdir(parents=True, exist_ok=True)
-    packed.write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
+    packed.write_bytes(gzip.compress(_content(path), 9, mtime=0))
     copy.unlink(missing_ok=True)
     return packed
 
@@ -44,6 +51,15 @@ def unpacked_names(paths: Iterable[Path]) -> list[Path]:
     return sorted({path.with_name(path.name.removesuffix(PACKED)) for path in paths})
 
 
+def records_in(folder: Path, pattern: str) -> list[Path]:
+    """The records in a folder, packed or not, by the name that they have unpacked; sorted.
+
+    Args:
+        pattern: as ``Path.glob`` has it, of that name, such as ``**/attention.json``.
+    """
+    return unpacked_names([*folder.glob(pattern), *folder.glob(pattern + PACKED)])
+
+
 def file_of(path: Path | str) -> Path:
     """The file that holds a record: the one of that name, or the packed one beside it where that alone is there."""
     path = Path(path)
@@ -58,10 +74,14 @@ def record_text(path: Path | str) -> str:
         FileNotFoundError: it is not there.
         ValueError: the packed file is damaged.
     """
+    return _content(path).decode("utf-8")
+
+
+def _content(path: Path | str) -> bytes:
     file = file_of(path)
     if file.suffix != PACKED:
-        return file.read_text(encoding="utf-8")
+        return file.read_bytes()
     try:
-        return gzip.decompress(file.read_bytes()).decode("utf-8")
+        return gzip.decompress(file.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: no packed record ({error})") from None

@@ -17,10 +17,12 @@ import torch
 
 from benchmark import kernel_times, kernels, records, timing, watch
 from benchmark.__main__ import main
+from benchmark.again import remove_transient
 from benchmark.kernels import reference, sdpa
 from benchmark.masks import BlockMask
 from benchmark.records import read_record
 from benchmark.sampled_oracle import errors, exact, kernel_errors, own_errors, sample_rows
+from benchmark.speed import clock
 
 SHAPE = ["--model", "testbed-nano", "--frames", "8", "--heads", "2", "--block", "64", "--device", "cpu"]
 SHAPE += ["--repeat", "2", "--warmup", "1", "--rows", "40"]
@@ -393,12 +395,48 @@ def test_another_process_voids_the_record(
     record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
     assert record["status"] == "error" and words in record["reason"]
     assert not record["values"] and "entries" not in record["details"]
+    assert record["details"]["transient"] == []  # the next run makes it again
+
+
+def test_a_process_that_took_the_memory_is_named_and_memory_that_is_too_small_stays(tmp_path, monkeypatch) -> None:
+    def too_much(device):
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(kernel_times, "matmul_rate", too_much)
+    looks = iter([[], [{"pid": 9, "memory_mib": 10}]])
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: next(looks))
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    assert record["status"] == "error" and "another process was on the GPU: 9" in record["reason"]
+    assert record["details"]["transient"] == []
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: [])
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    assert record["status"] == "out_of_memory" and "transient" not in record["details"]
+
+
+@pytest.mark.parametrize(("package", "due"), [("torch", True), ("no-such-package", False)])
+def test_kernels_are_measured_again_where_a_package_has_been_installed_since(tmp_path: Path, package, due) -> None:
+    record = _run(tmp_path, "--methods", "dense", "--kernels", "sdpa")
+    record["details"]["packages"] = {package: "missing"}
+    made, by_hand = (tmp_path / "kernels" / f"{name}.json" for name in ("model-shape", "by-hand"))
+    for path in (made, by_hand):
+        records.write_json(path, record)
+    assert remove_transient(tmp_path, ["snakemake", "-n"], [made]) == []
+    assert remove_transient(tmp_path, ["snakemake"], [made]) == [made] * due and made.exists() != due
+    assert by_hand.exists()  # no job makes it
+
+
+def test_the_next_run_measures_kernels_again_that_were_disturbed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(kernel_times, "other_processes", lambda device: None)
+    path = tmp_path / "kernels" / "model-shape.json"
+    records.write_json(path, _run(tmp_path, "--methods", "dense", "--kernels", "sdpa"))
+    assert remove_transient(tmp_path, ["snakemake"], [path, path.with_name("none.json")]) == [path]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_machine_without_a_gpu_gets_a_record_that_says_so(tmp_path: Path) -> None:
     record = _run(tmp_path, "--device", "cuda")
     assert (record["status"], record["reason"]) == ("unsupported", "PyTorch finds no CUDA GPU")
+    assert record["details"]["transient"] == []
 
 
 def test_what_cannot_be_asked_for_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -429,15 +467,42 @@ def test_a_variant_is_tried_where_it_differs(tmp_path: Path) -> None:
     assert json.dumps(record["details"]["options"]["tune"]) == "true"
 
 
-def test_what_the_time_does_not_reach_is_left_out_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    assert not kernel_times._over(None) and not kernel_times._over(time.monotonic() + 60)
-    assert kernel_times._over(time.monotonic() - 1)
-    looks = iter([False, False])  # before the mask of dense attention is planned, and before its first kernel
-    monkeypatch.setattr(kernel_times, "_over", lambda end: end is not None and next(looks, True))
-    record = _run(tmp_path, "--methods", "radial,sana", "--kernels", "reference,sdpa", "--limit-s", "60")
-    assert record["status"] == "passed" and list(_entries(record)) == [("dense", "reference")]
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every timed call takes ten seconds, and nothing else takes any; with a warm-up and two calls 40 s a kernel."""
+    now = [0.0]
+
+    def time_calls(function, warmup, calls, device):
+        now[0] += 10 * (warmup + calls)
+        return [10.0] * calls
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(kernel_times, "time_calls", time_calls)
+    monkeypatch.setattr(kernel_times, "matmul_rate", lambda device: (1e12, 1.0))
+
+
+def test_what_the_time_does_not_reach_is_left_out_by_name(tmp_path: Path, slow, capsys: pytest.CaptureFixture) -> None:
+    """The kernel that is asked for first is timed under every method, dense attention's other kernels are not."""
+    record = _run(tmp_path, "--methods", "radial,sana", "--kernels", "reference,sdpa", "--limit-s", "100")
+    assert record["status"] == "passed" and list(_entries(record)) == [("dense", "reference"), ("radial", "reference")]
+    assert [plan["method"] for plan in _plans(record)] == ["dense", "radial"]
     left_out = [(entry["method"], entry["kernel"]) for entry in record["details"]["left_out"]]
-    assert left_out == [("dense", "sdpa"), ("radial", "reference"), ("radial", "sdpa"), ("sana", "method")]
-    assert "left out, since the time was over: dense sdpa, radial reference" in capsys.readouterr().out
+    assert left_out == [("dense", "sdpa"), ("radial", "sdpa"), ("sana", "method")]
+    assert "left out, since the time was over: dense sdpa, radial sdpa, sana method" in capsys.readouterr().out
+
+
+def test_a_backward_pass_that_would_end_too_late_is_left_out_by_name(tmp_path: Path, slow, capsys) -> None:
+    words = ("--methods", "dense", "--kernels", "sdpa", "--backward")
+    record = _run(tmp_path, *words, "--limit-s", "70")
+    entry = _entries(record)["dense", "sdpa"]
+    assert entry["status"] == "passed" and entry["values"]["forward_s"] == 10 and "training" not in entry
+    assert record["details"]["left_out"] == [{"method": "dense", "kernel": "sdpa", "what": "training"}]
+    assert "left out, since the time was over: dense sdpa training" in capsys.readouterr().out
+    record = _run(tmp_path, *words, "--limit-s", "200")
+    assert _entries(record)["dense", "sdpa"]["values"]["training_s"] == 10 and not record["details"]["left_out"]
+
+
+def test_every_job_on_a_gpu_ends_by_the_limit_of_the_configuration() -> None:
+    rules = (records.ROOT / "benchmark" / "rules" / "speed.smk").read_text().split("\nrule ")[1:]
+    on_gpu = {text.partition(":")[0]: "--limit-s {params.limit} " in text for text in rules if "--one-gpu" in text}
+    assert on_gpu == {"speed_measure": True, "speed_kernels": True, "speed_audit": True}

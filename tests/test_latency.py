@@ -12,7 +12,19 @@ import yaml
 
 from benchmark import latency
 from benchmark.records import make_record, read_record, write_json
-from benchmark.speed import assemble, audit, clock, committed, outside_profile, parts, planning, settings, steps
+from benchmark.speed import (
+    assemble,
+    audit,
+    clock,
+    committed,
+    expected,
+    outside_profile,
+    parts,
+    planning,
+    settings,
+    steps,
+    training,
+)
 from benchmark.speed.cells import SpeedCell, from_settings
 from benchmark.speed.clock import Clock, Disturbed, OutOfTime, Timing
 from paper_figures.speed import prediction
@@ -319,6 +331,42 @@ def test_work_of_a_pass_stands_between_timed_calls():
     assert len(Clock("cpu").time(lambda: None, calls=2, for_s=0.05).samples) > 2
 
 
+def test_a_call_that_settles_ends_with_the_jobs_time():
+    with pytest.raises(OutOfTime, match="a step: the time is up before the GPU has settled"):
+        Clock("cpu", limit_s=0.05).time(lambda: None, warm_s=60, what="a step")
+    assert len(Clock("cpu", limit_s=60).time(lambda: None, warm_s=0.01, calls=2).samples) == 2
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_time_outside_a_tuning_step_is_taken_when_the_gpu_has_settled(monkeypatch, device):
+    """As for attention calls; a trial on a CPU, which has no power limit to settle at, says that it has not."""
+    asked = []
+
+    class Timer:
+        def time(self, step, **how):
+            asked.append(how)
+            return Timing([1.0])
+
+    for name in ("check_memory", "Network", "forget", "_hand_on"):
+        monkeypatch.setattr(training, name, lambda *_, **__: None)
+    monkeypatch.setattr(training, "tuning_step", lambda network, rank: (lambda: None, {"modules": 1}))
+    _, details = training._outside(replace(CELL, rank=2), Timer(), device)
+    assert details["settled"] == (device == "cuda") and len(asked) == 2
+    settle = {"warm_s": expected.SETTLE_S, "for_s": expected.FOR_S} if device == "cuda" else {}
+    assert all({key: how[key] for key in how if key in ("warm_s", "for_s")} == settle for how in asked)
+
+
+def test_a_tuning_record_says_whether_its_time_outside_was_settled(measured):
+    assert record(measured, "lora_outside")["details"]["settled"] is False
+    outside = of("lora_outside", {"outside_s": 1.0}, scaled=1, lora={"rank": 2, "modules": 4})
+    call = {"lora": of("lora", {"call_s": 1.0}), "lora_step": None}
+    planned = {"cells": {"radial/paper": FACTS}, "training_steps": None}
+    for said in ({}, {"settled": True}):  # the first records say nothing, and hold
+        shared = {"lora_outside": {**outside, "details": outside["details"] | said}}
+        held = assemble.tuning(CELL, planned, call, call, shared, None)
+        assert held["status"] == "passed" and held["details"]["outside_settled"] == bool(said)
+
+
 def test_attention_calls_say_what_ran_between_them(measured):
     outside, held = record(measured, "outside"), record(measured, "radial/paper/attention")
     share = outside["values"]["outside_s"] / 2 / 3  # passes and layers
@@ -335,6 +383,53 @@ def test_attention_calls_say_what_ran_between_them(measured):
     modules = [record(measured, name)["details"]["lora"] for name in ("lora_outside", "radial/paper/lora_step")]
     assert [(one["rank"], one["modules"]) for one in modules] == [(2, modules[1]["modules"])] * 2
     assert tuning["wanted_s"] == pytest.approx(record(measured, "lora_outside")["values"]["outside_s"] / 3)
+
+
+@pytest.mark.parametrize("of_tuning", [False, True])
+def test_a_record_says_how_a_methods_heads_were_classed_in_the_timed_calls(measured, monkeypatch, of_tuning):
+    """With a sink temporal heads run at another density than spatial ones, whose alone is planned."""
+    held = record(measured, "radial/paper/attention")
+    knobs = {"p": 0.25, "rows": 8, "sink": True}
+    cell = replace(from_settings(held["cell"]), method="svg", knobs=knobs, dense_layers=0)
+    timed = []
+    svg = type(planning.methods_of(cell)[0][1])
+    monkeypatch.setattr(svg, "pattern_for", noted(svg.pattern_for, timed))
+    given = parts.Given(cell.of_stage(), "cpu", 0.001, "test")
+    module = training if of_tuning else parts
+    _, details = module.attention_calls(cell, given, Clock("cpu"), "cpu")
+    pattern = details["pattern"]["call"]
+    *before, asked_last = timed
+    assert len(before) >= details["samples"]["call"]
+    for found in before:
+        assert found.mask.density == pattern["density"] == asked_last.mask.density
+        assert [(found.head_order == n).sum() for n in (0, 1)] == pattern["heads"] and sum(pattern["heads"]) == 2
+    assert "pattern" not in held["details"]
+
+
+def noted(function, found: list):
+    """A function that keeps what it returned."""
+
+    def call(*given, **named):
+        found.append(function(*given, **named))
+        return found[-1]
+
+    return call
+
+
+def test_the_density_of_classed_heads_is_that_of_all_of_them(monkeypatch):
+    from benchmark import registry
+    from benchmark.attention import AttentionRouter, Schedule
+    from benchmark.layout import VideoLayout
+
+    layout, generator = VideoLayout(4, 8, 8), torch.Generator().manual_seed(0)
+    method = registry.get("svg", {"p": 0.4, "sink": True})
+    router = AttentionRouter(method, layout, 16, None, Schedule(1))
+    q, k, v = (torch.randn(1, layout.tokens, 4, 8, generator=generator) for _ in range(3))
+    monkeypatch.setattr(type(method), "classify", lambda *_: torch.tensor([1, 0, 1, 1]))
+    found = parts.pattern_of(router, q, k, v)
+    assert found["heads"] == [1, 3]
+    spatial, temporal = method.pattern(layout, 16).mask.density, method.block_mask(layout, 16).density
+    assert found["density"] == pytest.approx((spatial + 3 * temporal) / 4) and temporal < spatial
 
 
 def test_what_a_run_measured_is_published_with_its_kernels(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from benchmark import config, latency
 from benchmark.models import fused
-from benchmark.packed import unpacked_names
+from benchmark.packed import pack, unpacked_names
 from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
 from benchmark.speed import assemble, clock, committed, ends, expected, parts, planning, training
 from benchmark.speed.cells import SpeedCell
@@ -83,6 +84,56 @@ def test_a_failed_check_voids_every_cell_of_the_stage(tmp_path, kind, cell, wher
     put(tmp_path, kind, cell, reason="off by 5 %")
     for held in latencies(planned, tmp_path):
         assert (held["status"], held["reason"], held["values"]) == ("incorrect", f"{where}: off by 5 %", {})
+
+
+def packed(records: Path) -> None:
+    """Packs every record of a folder in its place, as the committed ones are."""
+    for path in sorted(records.rglob("*.json")):
+        if path.name != planning.FILE:
+            pack(path, path)
+
+
+def test_packed_records_are_put_together_as_unpacked_ones_are(tmp_path, capsys):
+    planned = stage(tmp_path)
+    before = [held["values"] for held in latencies(planned, tmp_path)]
+    packed(tmp_path)
+    assert not list(tmp_path.rglob("attention.json"))
+    after = latencies(planned, tmp_path)
+    assert [(held["status"], held["values"]) for held in after] == [("passed", values) for values in before]
+    # What is packed is listed, summed up and published with the rest.
+    packed(tmp_path)
+    latency._print_records(tmp_path / STAGE.stage)
+    assert "radial/paper/attention.json" in capsys.readouterr().out
+    assert latency._statuses(tmp_path / STAGE.stage)["radial/paper/latency.json"] == "passed"
+    names = {path.name for path in committed.publish(tmp_path, tmp_path / "public")}
+    assert names == {f"{kind}.json.gz" for kind in ("attention", "step", "outside", "latency")} | {planning.FILE}
+
+
+def test_packed_records_are_audited(tmp_path, monkeypatch, capsys):
+    from benchmark.__main__ import main
+    from benchmark.speed import audit
+
+    stage(tmp_path / "records")
+    packed(tmp_path)
+    asked = []
+    monkeypatch.setattr(audit, "remeasure", lambda held, device: asked.append(held["kind"]) or 1.0)
+    words = ["--quiet", "latency", "--audit", str(tmp_path / "records"), "--share", "1", "--device", "cpu"]
+    assert main(words) == 0 and sorted(asked) == ["attention", "attention", "step", "step"]
+    packed(tmp_path)
+    assert main(words) == 0 and len(asked) == 4  # what was audited is packed, and known
+    assert "radial/paper/attention.json" in capsys.readouterr().out
+
+
+def test_an_audit_of_nothing_is_refused_but_stops_no_workflow(tmp_path, capsys):
+    from benchmark.__main__ import main
+
+    summary = tmp_path / "summary.json"
+    words = ["--quiet", "latency", "--audit", str(tmp_path / "records"), "--device", "cpu"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "nothing that was timed there passed" in error and error.count("\n") == 1
+    assert main([*words, "--summary", str(summary)]) == 0
+    assert json.loads(summary.read_text())["agrees"] is None
 
 
 def test_a_failed_whole_run_voids_the_cells_of_a_job_that_leaves_its_method_out(tmp_path):

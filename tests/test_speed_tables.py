@@ -331,6 +331,14 @@ def test_a_time_from_few_blocks_is_told_from_one_of_all(speed):
     assert all("few blocks" in words for words in shown())
 
 
+def test_times_of_before_the_gpu_had_settled_are_told(speed):
+    stage = cells(filled(speed), "hunyuanvideo/4x")["dense/paper"].of_stage()
+    for details, told in (({}, True), ({"settled": True}, False)):
+        put(speed, "lora_outside", stage, values={"outside_s": 100.0}, details=details)
+        remarks = table2_speed.table(Speed(speed.folder, speed.config)).remarks
+        assert any("before the GPU's clock had settled" in words for words in remarks) == told
+
+
 def test_the_number_of_cards_is_told(speed):
     found = cells(filled(speed), "hunyuanvideo/table1")
     for key, card in (("sta/paper", "GPU-1"), ("dense/paper", "GPU-2")):

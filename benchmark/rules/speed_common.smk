@@ -33,6 +33,12 @@ RECORDS = f"{RESULTS}/records"
 COMMITTED = f"results/reference/{CONFIG['experiment']}/records"
 ENVIRONMENT = "../../envs/cuda.yaml" if GPUS else "../../envs/cpu.yaml"
 
+
+def kernels_record(name):
+    """Where the record of the kernels at a stage's shape is."""
+    return f"{RESULTS}/kernels/{'-'.join(name.split('/'))}.json"
+
+
 shell.prefix(processes.prefix())
 # What another process on the GPU disturbed is measured again, if this run measures anything at all.
 if workflow.is_main_process:
@@ -40,7 +46,7 @@ if workflow.is_main_process:
         Path(".snakemake"),
         Path("results"),
         cluster=bool(workflow.resource_settings.nodes),
-        alone=lambda: again.remove_transient(Path(RESULTS), sys.argv),
+        alone=lambda: again.remove_transient(Path(RESULTS), sys.argv, [Path(kernels_record(name)) for name in STAGES]),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmark.packed import file_of
 from benchmark.records import make_record, read_record, write_json
 from benchmark.speed import clock, ends, parts, planning, settings, steps, training
 from benchmark.speed.cells import SpeedCell
@@ -242,6 +243,7 @@ def tuning(
         "knobs": cell.knobs or list(cell.mixture),
         "lora": shared[training.OUTSIDE]["details"]["lora"],
         "outside_scaled": scaled,
+        "outside_settled": shared[training.OUTSIDE]["details"].get(training.SETTLED, False),
         "training_steps": planned["training_steps"],
         "layers": layers,
         "tokens": _tokens(cell),
@@ -303,7 +305,7 @@ def _held(planned: Mapping[str, Any], key: str, records: Path) -> dict[str, Reco
 
 def _read(path: Path, cell: SpeedCell, mask: str | None = None) -> Record | None:
     """The record at a path; None where there is none about just this cell with numbers taken as they are now."""
-    held = read_record(path) if path.exists() else None
+    held = read_record(path) if file_of(path).exists() else None
     return held if held is not None and clock.about(held, cell, mask) else None
 
 
@@ -340,7 +342,7 @@ def _device(*groups: Mapping[str, Record | None]) -> dict[str, Any]:
 
 
 def _details(used: Mapping[str, Record | None]) -> dict[str, Any]:
-    """Quartiles, samples and the GPU's state of what was measured, and the seals of its records."""
+    """Quartiles, samples, the GPU's state and decided patterns of what was measured, and the seals of its records."""
     found = {name: record for name, record in used.items() if _passed(record)}
 
     def of(key: str) -> dict[str, Any]:
@@ -350,6 +352,7 @@ def _details(used: Mapping[str, Record | None]) -> dict[str, Any]:
         "quartiles": of("quartiles"),
         "samples": of("samples"),
         "gpu": of("gpu"),
+        parts.PATTERN: of(parts.PATTERN),
         "kernel": next(
             (record["details"]["kernel"] for record in found.values() if "kernel" in record["details"]), None
         ),

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmark.packed import file_of, records_in
 from benchmark.records import read_record, seal, transient, write_json
 from benchmark.speed import clock, parts, steps, training
 from benchmark.speed.cells import from_settings
@@ -86,7 +87,7 @@ def draw(folder: Path, share: float, seed: int) -> dict[Path, list[Path]]:
     """
     cells: dict[Path, list[Path]] = {}
     for kind in KINDS:
-        for path in sorted(folder.rglob(f"{kind}.json")):
+        for path in records_in(folder, f"**/{kind}.json"):
             held = read_record(path)
             if held["status"] == "passed" and not clock.outdated(held):
                 cells.setdefault(path.parent, []).append(path)
@@ -115,8 +116,6 @@ def audit(folder: Path, device: str, share: float, seed: int, limit_s: float | N
         OutOfTime: cells are left; the same call goes on with them.
     """
     chosen = draw(folder, share, seed)
-    if not chosen:
-        logger.warning("%s: nothing that was timed passed, so there is nothing to audit", folder)
     found: dict[str, float | None] = {}
     begun, longest = time.monotonic(), 0.0
     for cell, paths in chosen.items():
@@ -138,7 +137,7 @@ def audit(folder: Path, device: str, share: float, seed: int, limit_s: float | N
 
 def _known(target: Path, paths: list[Path], seed: int) -> dict[str, float | None] | None:
     """The outcome of an audit that was made of these very records; None where it has to be made."""
-    if not target.exists():
+    if not file_of(target).exists():
         return None
     details, records = read_record(target)["details"], {path: read_record(path) for path in paths}
     sealed = {held["kind"]: seal(held) for held in records.values()}

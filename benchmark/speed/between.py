@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmark.speed import expected
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.network import DTYPE, SEED, layout_of, spec_of
 from benchmark.timing import quartiles, time_calls
@@ -23,7 +24,6 @@ from benchmark.timing import quartiles, time_calls
 ROWS = 16_384
 """Tokens of one such layer: few enough that a layer's share of a pass is many of them."""
 WIDER = 4  # channels between the two products over those of the stream
-SETTLE_S = 8.0  # before anything is timed, so that the GPU is warm
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def between(cell: SpeedCell, seconds: float, source: str, device: str) -> Betwee
     warm, calls = (3, 9) if device != "cpu" else (0, 1)
     one = quartiles(time_calls(layer, warm, calls, device)).median
     if device != "cpu":
-        settle = max(int(SETTLE_S / one), 1)
+        settle = max(int(expected.SETTLE_S / one), 1)
         one = quartiles(time_calls(layer, settle, calls, device)).median
     number = max(round(seconds / one), 1)
 

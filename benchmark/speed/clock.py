@@ -125,12 +125,14 @@ class Clock:
 
         Raises:
             Disturbed: another process was on the GPU before, while or after, or whether one was cannot be told.
-            OutOfTime: not even ``least`` calls fit into what is left of the job.
+            OutOfTime: the job's time is up before ``warm_s`` are, or not even ``least`` calls fit into what is left.
         """
         self._alone()
         before = timing.gpu_state(self.device)
         begun, warmed = time.monotonic(), 0
         while warmed < warmup or time.monotonic() - begun < warm_s:
+            if warmed >= warmup and self.left() <= 0:
+                raise OutOfTime(f"{what}: the time is up before the GPU has settled")
             timing.time_calls(function, warmup=0, calls=1, device=self.device, between=between)
             warmed += 1
         samples: list[float] = []

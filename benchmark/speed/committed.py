@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.packed import file_of, pack, unpack, unpacked_names
+from benchmark.packed import file_of, pack, records_in, unpack
 from benchmark.records import read_record
 from benchmark.reference import REFERENCE, copy_file
 from benchmark.speed import assemble, clock, planning, training
@@ -39,7 +39,7 @@ def publish(folder: Path, reference: Path = REFERENCE) -> list[Path]:
         ValueError: a record is not as it was written, is of a trial, or of another experiment than the others.
     """
     plans = sorted(folder.rglob(planning.FILE))
-    paths = [path for path in sorted(folder.rglob("*.json")) if path.name != planning.FILE]
+    paths = [path for path in records_in(folder, "**/*.json") if path.name != planning.FILE]
     experiments = set()
     for path in paths:
         cell = read_record(path)["cell"]
@@ -124,7 +124,7 @@ def _passed(path: Path, gpu: str) -> bool:
 
 def _measured(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The measurements of a stage that passed."""
-    for path in unpacked_names(folder.rglob("[!.]*.json*")):
+    for path in records_in(folder, "**/[!.]*.json"):
         if path.name == planning.FILE or path.stem in NOT_TAKEN:
             continue
         held = read_record(path)

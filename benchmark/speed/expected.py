@@ -19,6 +19,7 @@ LONG_STEP_S = 60.0  # a step that takes longer is timed once or twice
 DECODER_S = 0.4  # seconds a frame of a million pixels
 WARM_S, FOR_S = 2.0, 3.0
 """Seconds of attention calls, with what stands between them, before those that count, and of those at least."""
+SETTLE_S = 8.0  # before attention calls, and steps outside attention, are timed, so that the GPU is warm
 WITHIN_S = 40.0  # seconds that the timed attention calls of a tuning step may take, where ten are more
 TUNING = 4.8  # a tuning step's attention call over a forward one: forward twice, and backward
 TUNING_OUTSIDE = 3.0  # the same for what lies outside: forward twice, and backward to the inputs alone
@@ -61,6 +62,11 @@ def tuning_calls_s(cell: SpeedCell, density: float) -> float:
     call = TUNING * layer_s(cell, density)
     calls = 1 + max(min(CALLS, WITHIN_S / call), LEAST)
     return max(len(cell.mixture), 1) * (1 + calls * (call + TUNING_OUTSIDE * share_s(cell)))
+
+
+def tuning_outside_settle_s() -> float:
+    """Seconds in which the GPU settles under the small transformers of a tuning step: at most three, of two kinds."""
+    return 3 * (SETTLE_S + FOR_S)
 
 
 def outside_part_s(cell: SpeedCell) -> float:
@@ -122,7 +128,7 @@ def part_s(
             if planned["training_whole"] and not done("lora_step", cell):
                 left.append(30 + 6 * TUNING * step_s(cell, density) / cell.passes)
         if not done("lora_outside", stage):
-            left.append(6 * TUNING_OUTSIDE * outside_s(any_cell, "unfused") / 10)
+            left.append(6 * TUNING_OUTSIDE * outside_s(any_cell, "unfused") / 10 + tuning_outside_settle_s())
     elif part == "run" and planned["run"]:
         cell, found = cells[planned["run"]]
         if not done("whole_run", cell):

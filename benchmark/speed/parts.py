@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmark import models
+from benchmark.attention import AttentionRouter
 from benchmark.method import Method
 from benchmark.plan import has_mask
 from benchmark.speed import clock, expected, planning
@@ -45,6 +46,8 @@ from benchmark.speed.sources import fused_parts
 logger = logging.getLogger(__name__)
 
 OUTSIDE, ATTENTION, ROUNDING = "outside", "attention", "rounding"
+PATTERN = "pattern"
+"""Where details say, by the name of a timing, what was decided in its calls (``pattern_of``)."""
 FEW, MORE = 1, 3
 """Blocks of each kind in the two transformers whose difference is a block's time, where the whole one does not fit."""
 FUSED_ERROR = 2.0**-8
@@ -282,6 +285,7 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
     name, kernel = kernel_of(cell, device)
     timings: dict[str, Timing] = {}
     masks: list[str | None] = []
+    decided: dict[str, dict[str, Any]] = {}
     call = permute = 0.0
     q, k, v = given.first_layer
     around = given.between
@@ -306,7 +310,9 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
             what=cell.method,
             **settled,
         )
-        timings[f"call_{number}" if cell.mixture else "call"] = found
+        timing = f"call_{number}" if cell.mixture else "call"
+        timings[timing] = found
+        decided |= {timing: pattern_of(router, q, k, v)} if method.dynamic else {}
         call += share * found.median
         masks.append(router.mask(q.shape[2], q.device).hash() if has_mask(method) else None)
         if order is not None:
@@ -319,8 +325,29 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
         clock.free(device)
     values = {"call_s": call, "permute_s": permute}
     details = {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(around.facts)}
+    details |= {PATTERN: decided} if decided else {}
     hashes = {"mask": masks[0]} if not cell.mixture and masks[0] is not None else {}
     return values, spread(timings) | details | {"hashes": hashes}
+
+
+def pattern_of(router: AttentionRouter, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> dict[str, Any]:
+    """What a method that decides its pattern from queries and keys decided in the calls that were timed with them.
+
+    It is decided once more, when nothing is timed.
+
+    Args:
+        q, k, v: (1, tokens, heads, head size), as they were timed.
+
+    Returns:
+        ``density``, the executed share of the pairs, which may not be the planned one where heads differ, and where
+        they do ``heads``: how many use each of the pattern's orders (of SVG the spatial, then the temporal ones).
+    """
+    with torch.no_grad():
+        found = router.method.pattern_for(q, k, v, router.layout, router.block)
+    facts: dict[str, Any] = {"density": found.mask.density}
+    if found.head_order is not None:
+        facts["heads"] = found.head_order.bincount(minlength=len(found.orders)).tolist()
+    return facts
 
 
 def unrotated(x: torch.Tensor) -> torch.Tensor:

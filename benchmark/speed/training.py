@@ -34,7 +34,7 @@ from benchmark.speed.network import (
     router_of,
     spec_of,
 )
-from benchmark.speed.parts import FEW, MORE, Given, dense, unrotated
+from benchmark.speed.parts import FEW, MORE, PATTERN, Given, dense, pattern_of, unrotated
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ MODULES = r"(transformer_blocks|single_transformer_blocks|blocks)\.\d+\.(attn|at
 """Linear layers with an adapter: q, k, v and o of every block. The output of HunyuanVideo's blocks with one stream is
 part of a layer that also closes their feed-forward part; that gets one too."""
 FUSED_OUTPUT = r"single_transformer_blocks\.\d+\.proj_out"
+SETTLED = "settled"
+"""Where details say whether the GPU had settled; the first records, which do not say it, were timed before it had."""
 SHRINKS = (1, 2, 4, 8)
 """Where the time outside attention does not fit, that of a clip with so many times fewer frames is scaled by tokens."""
 
@@ -81,7 +83,8 @@ def measure(planned: Mapping[str, Any], records: Path, timer: Clock, device: str
     whole = with_rank(stage, planned)
     known = clock.done(path, whole, device)
     if known is None:
-        timer.reserve(30 + 24 * expected.outside_s(stage, "unfused") / 4, f"{stage.stage}: tuning outside attention")
+        needed = 30 + 24 * expected.outside_s(stage, "unfused") / 4 + expected.tuning_outside_settle_s()
+        timer.reserve(needed, f"{stage.stage}: tuning outside attention")
         known = clock.record(OUTSIDE, whole, path, device, lambda: outside(whole, timer, device))
     if known["status"] == "passed":
         share = known["values"]["outside_s"] / spec_of(stage).layers, OUTSIDE
@@ -114,6 +117,7 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
     check_device(device)
     name, kernel = kernel_of(cell, device)
     timings: dict[str, Timing] = {}
+    decided: dict[str, dict[str, Any]] = {}
     call = 0.0
     for number, (share, method) in enumerate(planning.methods_of(cell)):
         q, k, v = (x.detach().requires_grad_() for x in given.first_layer)
@@ -136,11 +140,14 @@ def attention_calls(cell: SpeedCell, given: Given, timer: Clock, device: str) ->
             between=given.between.run,
             what=f"{cell.method}, tuning",
         )
-        timings[f"call_{number}" if cell.mixture else "call"] = found
+        timing = f"call_{number}" if cell.mixture else "call"
+        timings[timing] = found
+        decided |= {timing: pattern_of(router, q, k, v)} if method.dynamic else {}
         call += share * found.median
         del run, q, k, v, gradient
         clock.free(device)
     details = {"kernel": name, "tokens": layout_of(cell).tokens, "between": dict(given.between.facts)}
+    details |= {PATTERN: decided} if decided else {}
     return {"call_s": call}, spread(timings) | details
 
 
@@ -176,12 +183,17 @@ def _outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     counts |= {kind: dict.fromkeys(kinds, FEW) | {kind: MORE} for kind in kinds}
     timings: dict[str, Timing] = {}
     modules: dict[str, int] = {}
+    # As long as before attention calls: a GPU that is not at its power limit yet clocks higher than under those, and
+    # the time outside would be too short beside theirs.
+    settle = {"warm_s": expected.SETTLE_S, "for_s": expected.FOR_S} if device != "cpu" else {}
     for name, count in counts.items():
         router = _hand_on(cell, device)
         network = Network(cell, router, device, layers=count, training=True)
         step, facts = tuning_step(network, cell.rank)
         modules[name] = facts["modules"]
-        timings[name] = timer.time(step, warmup=1, calls=5, least=2, within_s=30, what="tuning outside attention")
+        timings[name] = timer.time(
+            step, warmup=1, calls=5, least=2, within_s=30, what="tuning outside attention", **settle
+        )
         del step
         forget(network)
     base = timings["base"].median
@@ -189,7 +201,8 @@ def _outside(cell: SpeedCell, timer: Clock, device: str) -> Measured:
     values = {"outside_s": base + sum((kinds[kind] - FEW) * blocks[kind] for kind in kinds), "few_blocks_s": base}
     adapted = {kind: (modules[kind] - modules["base"]) // (MORE - FEW) for kind in kinds}  # a block's
     every = modules["base"] + sum((kinds[kind] - FEW) * adapted[kind] for kind in kinds)
-    return values, spread(timings) | {"lora": {"rank": cell.rank, "modules": every}, "blocks": blocks}
+    lora = {"rank": cell.rank, "modules": every}
+    return values, spread(timings) | {"lora": lora, "blocks": blocks, SETTLED: bool(settle)}
 
 
 def _hand_on(cell: SpeedCell, device: str) -> attention.AttentionRouter:
