@@ -11,7 +11,7 @@ import pytest
 from benchmark import config, latency
 from benchmark.models import fused
 from benchmark.packed import pack, unpacked_names
-from benchmark.records import ROOT, make_record, read_record, sha256_file, write_json
+from benchmark.records import ROOT, make_record, read_record, sha256_file, transient, write_json
 from benchmark.speed import assemble, clock, committed, ends, expected, parts, planning, training
 from benchmark.speed.cells import SpeedCell
 from benchmark.speed.clock import Clock
@@ -122,6 +122,15 @@ def test_packed_records_are_audited(tmp_path, monkeypatch, capsys):
     packed(tmp_path)
     assert main(words) == 0 and len(asked) == 4  # what was audited is packed, and known
     assert "radial/paper/attention.json" in capsys.readouterr().out
+
+
+def test_a_packed_record_of_a_disturbance_is_made_again(tmp_path):
+    from benchmark.again import remove_transient
+
+    path = put(tmp_path / "records", "attention", RADIAL, status="error", reason="disturbed", details=transient())
+    packed(tmp_path)
+    assert remove_transient(tmp_path, ["snakemake"]) == [path.with_name("attention.json.gz")]
+    assert not list(tmp_path.rglob("attention.json*"))
 
 
 def test_an_audit_of_nothing_is_refused_but_stops_no_workflow(tmp_path, capsys):
