@@ -52,8 +52,9 @@ def ours(speed: Speed, cell: SpeedCell, row: published.Published | None) -> Line
     pflop = entries.present(record, "pflop", significant, reason)
     gain = entries.speedup(record, cell, reason)
     printed = row.number if row else lambda _: None
+    density = entries.present(record, "density", entries.decimals(3), reason)
     found = {
-        "density": entries.present(record, "density", entries.decimals(3), reason),
+        "density": table2_speed.NO_MASK if table2_speed.maskless(record) else density,
         "pflop": pflop,
         "pflop_verdict": entries.judged(pflop, printed("pflops")),
         "latency_s": entries.with_notes(latency, entries.source_note(speed, cell, record)),

@@ -66,6 +66,10 @@ REMARKS = (
 )
 
 
+NO_MASK = Entry("no mask", status="not applicable")
+"""Instead of the density or sparsity of linear attention."""
+
+
 def gpu_seconds(row: Published) -> float | None:
     """Published seconds of a generation times the GPUs they were taken on; None where none are printed."""
     seconds = row.number("inference_s")
@@ -109,10 +113,15 @@ def ours(speed: Speed, cell: SpeedCell, row: Published | None) -> Line:
     return Line(entries.source(cell, record), found, notes=entries.notes_of(record, cell))
 
 
+def maskless(record: Record | None) -> bool:
+    """Whether a record is of a method that executes no query-key pairs."""
+    return record is not None and record["status"] == "passed" and "block_sparsity" not in record["values"]
+
+
 def sparsity(record: Record | None, reason: str | None) -> Entry:
     """Block sparsity in %; linear attention has no blocks."""
-    if record is not None and record["status"] == "passed" and "block_sparsity" not in record["values"]:
-        return Entry("no mask", status="not applicable")
+    if maskless(record):
+        return NO_MASK
     found = entries.present(record, "block_sparsity", entries.percent(1), reason)
     return found if found.value is None else Entry(found.text, 100 * found.value, None, "passed")
 

@@ -277,6 +277,14 @@ def test_a_whole_run_that_did_not_pass_is_said_below_the_table(speed):
     assert said.endswith("at the paper setting: steps x medians is -7.7% off a whole run.")
 
 
+def test_linear_attention_has_no_density(speed):
+    cell = cells(speed, "hunyuanvideo/table1")["sana/paper"]
+    values = {name: value for name, value in latency(0.001, 400.0).items() if name != "block_sparsity"}
+    put(speed, "latency", cell, values=values)
+    shown = groups(table1_speed.table(speed))["table1", "sana", "paper"][0]["density"]
+    assert (shown.text, shown.value) == ("no mask", None)
+
+
 def test_a_dense_step_from_parts_stands_beside_the_whole_one(speed):
     cell = cells(speed, "hunyuanvideo/table1")["sta/paper"]
     source = {"source": {"dense": "parts", "sparse": "parts"}}
