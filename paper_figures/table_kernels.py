@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.speed.sources import method_hash
 from paper_figures import speed_entries as entries
 from paper_figures.entries import paper_name, significant, without
 from paper_figures.speed import Record, Speed
@@ -142,6 +141,7 @@ def block(record: Record) -> Block:
 def _former(entry: Mapping[str, Any], method_file: str | None) -> tuple[str, ...]:
     """What of a timed kernel is not what it is today."""
     from benchmark import kernels, registry
+    from benchmark.speed.sources import method_hash
 
     notes = []
     method, (kernel, _, variant) = entry["method"], entry["kernel"].partition(":")
