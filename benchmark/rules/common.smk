@@ -147,7 +147,9 @@ def vision_reward_options():
 def lpips_options():
     """The options that say where LPIPS finds its weights."""
     weights, download = CONFIG["lpips"]["weights"], CONFIG["lpips"]["download"]
-    return " ".join([f"--lpips-weights {weights}"] * bool(weights) + ["--lpips-download"] * bool(download))
+    return " ".join(
+        [f"--lpips-weights {shlex.quote(str(weights))}"] * bool(weights) + ["--lpips-download"] * bool(download)
+    )
 
 
 def output_error_options():

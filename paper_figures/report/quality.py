@@ -78,7 +78,9 @@ class Gathered:
 
     def command(self, name: str, folder: str) -> str:
         """The command that makes a table or a figure."""
-        return f"python -m paper_figures {name} {self.words} --out {self.place}/{folder}"
+        # The table of errors reads the experiment's own results, too.
+        words = f"--experiment-folder {self.place} {self.words}" if name == ERROR else self.words
+        return f"python -m paper_figures {name} {words} --out {self.place}/{folder}"
 
     def file(self) -> bytes:
         """Cells and texts as the page holds them."""
